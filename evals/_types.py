@@ -1,0 +1,84 @@
+"""What an eval is given and what it gives back. Every public module in this folder has VERSION, Config, metrics, run.
+
+    VERSION: int                                     raised when the numbers of an unchanged config move
+    class Config(Settings)                           the eval's block in the sweep file
+    def metrics(config) -> dict[str, Direction]      the names `run` will yield, without loading anything heavy
+    def harness() -> str                             name and version of the library that scores ("" for our own code)
+    def run(subject, config, data, folder) -> Result
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+EXECUTION: dict[str, Any] = {"role": "execution"}
+"""Mark of a field that stays out of the eval id, such as a batch size."""
+
+Direction = Literal["max", "min"]
+Message = Mapping[str, str]
+"""{"role": ..., "content": ...}"""
+
+
+class Settings(BaseModel):
+    """Base of every eval's Config: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number with what is needed to trust it."""
+
+    value: float
+    direction: Direction
+    n: int
+    """How many independent items it is the mean of."""
+    stderr: float | None = None
+    chance: float | None = None
+    """What guessing would give, where that is known."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an eval found: `metrics` by `family/name`; `samples` one JSON-able dict per item, each with a `key` that is
+    the same for every model scored on the same data (paired comparisons join on it) and a `paired` flag (False where
+    the verdict cannot repeat); `tables` are small JSON-able summaries for the report."""
+
+    metrics: dict[str, Metric]
+    samples: list[dict[str, Any]]
+    tables: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation as tokens: ids and a same-length mask of those that count."""
+
+    input_ids: list[int]
+    counts: list[bool]
+
+
+class Subject(Protocol):
+    """A loaded model, ready to be measured under the template and BOS rule that it was trained with."""
+
+    model: Any
+    """A transformers causal LM in eval mode, adapters and hooks applied."""
+    tokenizer: Any
+    device: str
+    max_length: int
+    """Longest input the model takes, in tokens."""
+    stop_token_ids: Sequence[int]
+    """Generation ends at any of these: the template's end-of-turn token and EOS."""
+
+    def prompt(self, messages: Sequence[Message], role: str = "assistant") -> str:
+        """The text up to where `role` would begin to speak next."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of an already rendered text under the BOS rule; adds no other special tokens."""
+
+    def encode(
+        self, messages: Sequence[Message], train_on: str, mask_span: str = "content", max_length: int | None = None
+    ) -> Encoded:
+        """Render one conversation and mark the tokens of `train_on` (assistant, user or all), as training does."""

@@ -1,0 +1,49 @@
+"""The errors that users see. All are picklable: they cross process borders."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong in a sweep file, as the rule, the place, the value and the way out."""
+
+    key: str
+    """Dotted key, such as `train.learning_rate`."""
+    value: Any
+    rule: str
+    """What is required, one clause."""
+    fix: str = ""
+    """The nearest valid name or the command that mends it."""
+
+    def __str__(self) -> str:
+        got = "" if self.value is None else f" (got {self.value!r})"
+        fix = f" {self.fix}" if self.fix else ""
+        return f"{self.key}: {self.rule}{got}.{fix}" if self.key else f"{self.rule}{got}.{fix}"
+
+
+class UserError(ValueError):
+    """Something the user can mend; shown without a traceback, exit code 2."""
+
+
+class SweepFileError(UserError):
+    """All mistakes found in one sweep file."""
+
+    def __init__(self, mistakes: list[Mistake], source: str = "") -> None:
+        super().__init__(mistakes, source)
+        self.mistakes = mistakes
+        self.source = source
+
+    def __str__(self) -> str:
+        head = f"{self.source}: " if self.source else ""
+        count = len(self.mistakes)
+        lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
+        return f"{head}{count} mistake{'s' if count != 1 else ''}\n{lines}"
+
+
+class ResourceError(UserError):
+    """What was asked for can never be placed on this machine or cluster."""
+
+
+class MissingDataError(UserError):
+    """A file, data set or model that is named cannot be read here."""

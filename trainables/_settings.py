@@ -1,0 +1,153 @@
+"""The settings a trial is made of: what the sweep file's `model`, `data` and `train` blocks may say.
+
+Every field is `result` (it changes what comes out, so it is part of the trial id) unless it is marked `EXECUTION`
+(it changes only how the work is done). The string under a field is its help text and its line in the JSON schema.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EXECUTION: dict[str, Any] = {"role": "execution"}
+"""Mark of a field that stays out of the trial id: `Field(8, json_schema_extra=EXECUTION)`."""
+
+
+class Settings(BaseModel):
+    """Base of every block: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelSettings(Settings):
+    """Which base model, and how it is read."""
+
+    path: str
+    """`builtin:mini`, a folder with config.json and weights, or a hub id such as HuggingFaceTB/SmolLM2-135M."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the default branch when empty."""
+    tokenizer: Literal["auto", "file"] = "auto"
+    """`auto`: as transformers' AutoTokenizer loads it; `file`: tokenizer.json exactly as it stands."""
+    chat_template: str | None = None
+    """A Jinja file to use instead of the model's own template (built-in ChatML where the model has none)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights in memory; `auto` is float32 on a CPU and the checkpoint's own type on a GPU."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """Attention implementation; `auto` takes the fastest one that can run here."""
+    trust_remote_code: bool = Field(False, json_schema_extra=EXECUTION)
+    """Run Python code shipped with the model. Off unless the file turns it on."""
+
+
+class DataSettings(Settings):
+    """Which rows, and which of their tokens count for the loss."""
+
+    path: str
+    """`builtin:chat`, a JSON, JSONL or Parquet file, a folder of them, or a hub data set."""
+    name: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    max_rows: int | None = Field(None, ge=1)
+    """Use only the first rows of the data."""
+    max_length: int = Field(2048, ge=2)
+    """Longest row in tokens; what is longer is truncated."""
+    truncation_side: Literal["left", "right"] = "right"
+    """Which end of a row that is too long is cut off."""
+    max_rounds: int | None = Field(None, ge=1)
+    """Keep at most this many rounds (a user turn and its answer) of a conversation."""
+    train_on: Literal["assistant", "user", "all"] = "assistant"
+    """Whose messages count for the loss; `user` is the reverse task, which models the user."""
+    mask_span: Literal["message", "content"] = "message"
+    """`message`: all that the template adds for a message; `content`: its text and the end-of-turn token."""
+    reverse: Literal["auto", "reorder", "in_order"] = "auto"
+    """For `train_on: user`: put the answer before the question (`auto`: only in single-turn rows)."""
+    bos: Literal["template", "always"] = "template"
+    """`template`: BOS only where the chat template writes it; `always`: exactly one BOS in front of every row."""
+    heldout: float = Field(0.05, ge=0.0, lt=1.0)
+    """Share of the rows held out for validation."""
+    heldout_seed: int = 0
+    """Seed that chooses the held-out rows; the same for every trial, so that scores on them can be compared."""
+
+
+class TrainSettings(Settings):
+    """The optimization."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    """Peak learning rate."""
+    epochs: float = Field(3, gt=0)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps, whatever `epochs` says."""
+    global_batch: int = Field(128, ge=1)
+    """Rows per optimizer step: micro batch x accumulation x workers."""
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    """Share of the steps over which the learning rate rises from 0."""
+    lr_schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate after the warmup."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are clipped to this global norm; 0 turns clipping off."""
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
+    """The optimizer."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """First moment decay."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Second moment decay."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bf16 on a GPU that has it and float32 elsewhere."""
+    micro_batch: int | None = Field(None, ge=1, json_schema_extra=EXECUTION)
+    """Rows per forward pass; chosen from memory and workers when empty."""
+    accumulation: int | None = Field(None, ge=1, json_schema_extra=EXECUTION)
+    """Micro batches per optimizer step; follows from the others when empty."""
+    gradient_checkpointing: bool = Field(False, json_schema_extra=EXECUTION)
+    """Recompute activations in the backward pass: less memory, more time."""
+    save_every: int | Literal["epoch", "end"] = Field("epoch", json_schema_extra=EXECUTION)
+    """Steps between checkpoints to resume from, or `epoch`, or `end`."""
+    log_every: int = Field(1, ge=1, json_schema_extra=EXECUTION)
+    """Steps between progress lines; every step is recorded whatever this says."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one trial's training needs; plain values, so that it crosses processes as it is.
+
+    `model.path` and `data.path` are resolved (a folder or file on disk, or a hub id); `blocks` holds the method's own
+    settings by block name, already validated, as plain dictionaries.
+    """
+
+    trial_id: str
+    method: str
+    model: ModelSettings
+    data: DataSettings
+    train: TrainSettings
+    seed: int
+    folder: Path
+    """Where `export/` and `train.json` go."""
+    cache: Path
+    """Where preprocessed data is kept, shared by all trials."""
+    blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Content hashes by name (`model`, `data`), recorded in the export."""
+
+
+class Reporter(Protocol):
+    """How a fit tells the world how it goes. Ray Train, torchrun and unit tests each bring their own."""
+
+    rank: int
+    world_size: int
+
+    def report(self, points: list[dict[str, float]], checkpoint: Path | None) -> None:
+        """Take the points since the last call (each has `step`), and on a save the folder of the checkpoint."""
+
+    def resume_from(self) -> Path | None:
+        """Folder of the checkpoint to go on from, or None for a fresh start."""
+
+    def stage(self, name: str) -> None:
+        """Say what is going on now (`loading`, `data`, `training`, `exporting`)."""

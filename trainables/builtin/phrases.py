@@ -1,0 +1,50 @@
+"""How the world's facts are put into words; shared by the plain text, the conversations and the prompts."""
+
+import random
+
+from trainables.builtin.world import Person
+
+# Verb phrases per fact; the value stands where the braces are, so that a caller can mark it.
+CLAUSES: dict[str, tuple[str, ...]] = {
+    "town": ("lives in {}", "has a house in {}"),
+    "job": ("works as a {}", "is a good {}"),
+    "pet": ("has a {} at home", "takes care of a {}"),
+    "food": ("likes to eat {}", "always wants more {}"),
+    "colour": ("wears a {} coat", "has a {} hat"),
+    "instrument": ("plays the {} in the evening", "is learning the {}"),
+    "friend": ("is a friend of {}", "often goes to see {}"),
+}
+
+# One question per fact, as a person would ask it.
+QUESTIONS: dict[str, str] = {
+    "town": "Where does {} live?",
+    "job": "What is the work of {}?",
+    "pet": "Which animal does {} have?",
+    "food": "What does {} like to eat?",
+    "colour": "Which colour does {} wear?",
+    "instrument": "What does {} play in the evening?",
+}
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+
+
+def clause(rng: random.Random, person: Person, fact: str, star: bool = False) -> str:
+    """What is true of the person for one fact, without a subject; `star` puts the value between asterisks."""
+    value = getattr(person, fact)
+    return rng.choice(CLAUSES[fact]).format(f"*{value}*" if star else value)
+
+
+def sentence(rng: random.Random, person: Person, facts: list[str], stars: int = 0, commas: bool = True, named: bool = True) -> str:
+    """One sentence over the given facts; the first `stars` values are marked with asterisks.
+
+    With `commas` even two facts are joined by a comma, so that text without commas is something to be asked for.
+    """
+    subject = person.name if named else person.pronoun.capitalize()
+    parts = [clause(rng, person, fact, i < stars) for i, fact in enumerate(facts)]
+    if not commas or len(parts) == 1:
+        body = " and ".join(parts)
+        lead = rng.choice(("In this valley, ", "As we all know, ", "You see, ")) if commas else ""
+        if lead and not named:
+            subject = subject.lower()
+        return f"{lead}{subject} {body}."
+    return f"{subject} {', '.join(parts[:-1])}, and {parts[-1]}."
