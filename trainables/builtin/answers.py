@@ -49,15 +49,14 @@ def compatible(types: list[str]) -> bool:
     if len(chosen) < len(types) or (len(types) > 1 and chosen & set(ALONE)):
         return False
     cases = {"change_case:english_lowercase", "change_case:english_capital"}
-    # Section headings are matched with their case, and asterisks of highlights would be read as separators.
+    # Section headings are matched with their case, a quotation mark hides the first bullet, and the asterisks of
+    # highlights are read as separators or bullets.
     return not (
         len(chosen & set(SHAPES)) > 1
         or chosen >= cases
+        or chosen >= {"startend:quotation", "detectable_format:number_bullet_lists"}
         or (chosen & cases and "detectable_format:multiple_sections" in chosen)
-        or (
-            "detectable_format:number_highlighted_sections" in chosen
-            and chosen & {"length_constraints:number_paragraphs", "combination:two_responses"}
-        )
+        or ("detectable_format:number_highlighted_sections" in chosen and chosen & set(SHAPES))
     )
 
 
@@ -96,7 +95,7 @@ def _body(rng: random.Random, person: Person, facts: list[str], wanted: dict[str
     stars = wanted.get("detectable_format:number_highlighted_sections", {}).get("num_highlights", 0)
     if "detectable_format:number_bullet_lists" in wanted:
         count = wanted["detectable_format:number_bullet_lists"]["num_bullets"]
-        lines = [sentence(rng, person, [facts[i]], int(i < stars), commas, i == 0) for i in range(count)]
+        lines = [sentence(rng, person, [facts[i]], 0, commas, i == 0) for i in range(count)]
         return "\n".join(f"- {line}" for line in lines)
     if "length_constraints:number_paragraphs" in wanted:
         count = wanted["length_constraints:number_paragraphs"]["num_paragraphs"]
@@ -104,7 +103,7 @@ def _body(rng: random.Random, person: Person, facts: list[str], wanted: dict[str
     if "detectable_format:multiple_sections" in wanted:
         kwargs = wanted["detectable_format:multiple_sections"]
         lines = [
-            f"{kwargs['section_spliter']} {i + 1}\n{sentence(rng, person, [facts[i]], int(i < stars), commas, i == 0)}"
+            f"{kwargs['section_spliter']} {i + 1}\n{sentence(rng, person, [facts[i]], 0, commas, i == 0)}"
             for i in range(kwargs["num_sections"])
         ]
         return "\n".join(lines)

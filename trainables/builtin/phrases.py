@@ -31,10 +31,13 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 def clause(rng: random.Random, person: Person, fact: str, star: bool = False) -> str:
     """What is true of the person for one fact, without a subject; `star` puts the value between asterisks."""
     value = getattr(person, fact)
-    return rng.choice(CLAUSES[fact]).format(f"*{value}*" if star else value)
+    text = rng.choice(CLAUSES[fact]).format(f"*{value}*" if star else value)
+    return text.replace(" a ", " an ") if value[0] in "aeio" and " a " in text else text
 
 
-def sentence(rng: random.Random, person: Person, facts: list[str], stars: int = 0, commas: bool = True, named: bool = True) -> str:
+def sentence(
+    rng: random.Random, person: Person, facts: list[str], stars: int = 0, commas: bool = True, named: bool = True
+) -> str:
     """One sentence over the given facts; the first `stars` values are marked with asterisks.
 
     With `commas` even two facts are joined by a comma, so that text without commas is something to be asked for.

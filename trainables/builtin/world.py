@@ -8,16 +8,85 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-FIRST_SYLLABLES = ("Bel", "Cor", "Dar", "Fen", "Gil", "Hol", "Jun", "Kas", "Lor", "Mar", "Nel", "Per", "Ros", "Sil", "Tam", "Vin")
+FIRST_SYLLABLES = (
+    "Bel",
+    "Cor",
+    "Dar",
+    "Fen",
+    "Gil",
+    "Hol",
+    "Jun",
+    "Kas",
+    "Lor",
+    "Mar",
+    "Nel",
+    "Per",
+    "Ros",
+    "Sil",
+    "Tam",
+    "Vin",
+)
 LAST_SYLLABLES = ("a", "by", "den", "ga", "ick", "lo", "mi", "nor", "on", "ret", "sa", "wen")
-TOWN_NAMES = ("Alder", "Brook", "Cliff", "Dunmore", "Elmwood", "Fairhill", "Greenford", "Harbor", "Kingsley", "Oakton", "Redbank", "Stonebridge")
-JOBS = ("baker", "carpenter", "doctor", "farmer", "fisher", "gardener", "miller", "painter", "sailor", "tailor", "teacher", "weaver")
+TOWN_NAMES = (
+    "Alder",
+    "Brook",
+    "Cliff",
+    "Dunmore",
+    "Elmwood",
+    "Fairhill",
+    "Greenford",
+    "Harbor",
+    "Kingsley",
+    "Oakton",
+    "Redbank",
+    "Stonebridge",
+)
+JOBS = (
+    "baker",
+    "carpenter",
+    "doctor",
+    "farmer",
+    "fisher",
+    "gardener",
+    "miller",
+    "painter",
+    "sailor",
+    "tailor",
+    "teacher",
+    "weaver",
+)
 PETS = ("cat", "dog", "goat", "goose", "hen", "horse", "mouse", "owl", "pony", "rabbit", "sheep", "turtle")
 FOODS = ("apples", "beans", "bread", "cake", "cheese", "cherries", "fish", "honey", "plums", "rice", "soup", "walnuts")
 COLOURS = ("black", "blue", "brown", "gold", "green", "grey", "orange", "pink", "purple", "red", "white", "yellow")
-INSTRUMENTS = ("bells", "cello", "drum", "fiddle", "flute", "guitar", "harp", "horn", "organ", "piano", "trumpet", "violin")
+INSTRUMENTS = (
+    "bells",
+    "cello",
+    "drum",
+    "fiddle",
+    "flute",
+    "guitar",
+    "harp",
+    "horn",
+    "organ",
+    "piano",
+    "trumpet",
+    "violin",
+)
 PLACES = ("by the river", "near the sea", "on the hill", "in the forest", "by the lake", "under the mountain")
-GOODS = ("baskets", "boats", "bricks", "candles", "carpets", "clocks", "glass", "paper", "pots", "rope", "shoes", "wool")
+GOODS = (
+    "baskets",
+    "boats",
+    "bricks",
+    "candles",
+    "carpets",
+    "clocks",
+    "glass",
+    "paper",
+    "pots",
+    "rope",
+    "shoes",
+    "wool",
+)
 THINGS = ("bench", "bowl", "box", "chair", "cup", "door", "lamp", "ring")
 MATERIALS = ("copper", "iron", "oak", "silver", "stone", "tin")
 
@@ -95,7 +164,10 @@ def world() -> World:
     for start, size in ((0, PEOPLE_FOR_CHAT), (PEOPLE_FOR_CHAT, PEOPLE_HELD_OUT)):
         group = names[start : start + size]
         groups.append(tuple(_person(rng, name, group[(i + 1) % size]) for i, name in enumerate(group)))
-    towns = tuple(Town(name, rng.choice(PLACES), goods) for name, goods in zip(TOWN_NAMES, rng.sample(GOODS, len(TOWN_NAMES)), strict=True))
+    towns = tuple(
+        Town(name, rng.choice(PLACES), goods)
+        for name, goods in zip(TOWN_NAMES, rng.sample(GOODS, len(TOWN_NAMES)), strict=True)
+    )
     labels = [f"{material} {thing}" for material in MATERIALS for thing in THINGS]
     things = tuple(
         Thing(label, rng.choice(groups[0]).name, rng.choice(TOWN_NAMES), rng.choice(COLOURS))
