@@ -33,7 +33,7 @@ class ModelSettings(Settings):
     chat_template: str | None = None
     """A Jinja file to use instead of the model's own template (built-in ChatML where the model has none)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights in memory; `auto` is float32 on a CPU and the checkpoint's own type on a GPU."""
+    """Type of the weights in memory; `auto` is float32, so that small updates are not lost (see `train.precision`)."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """Attention implementation; `auto` takes the fastest one that can run here."""
     trust_remote_code: bool = Field(False, json_schema_extra=EXECUTION)
@@ -149,5 +149,5 @@ class Reporter(Protocol):
     def resume_from(self) -> Path | None:
         """Folder of the checkpoint to go on from, or None for a fresh start."""
 
-    def stage(self, name: str) -> None:
-        """Say what is going on now (`loading`, `data`, `training`, `exporting`)."""
+    def last_checkpoint(self) -> str | None:
+        """Where the newest checkpoint that was taken lies now, or None."""

@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint unit integration install schema clean
+
+# torch comes first, so that nothing installed later can choose another build of it. DeepSpeed is an sdist:
+# DS_BUILD_OPS=0 keeps it from compiling anything.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet torch==2.13.0
+	DS_BUILD_OPS=0 $(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(PY) -m orchestrator.sweep sweeps/sft_tune.yaml
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+unit: $(INSTALLED)
+	$(PY) -m pytest tests/unit tests/contracts
+
+integration: $(INSTALLED)
+	$(PY) -m pytest tests/integration -m "not slow"
+
+# Kills, restarts and a real browser: minutes, so not part of `make test`.
+slow: $(INSTALLED)
+	$(PY) -m pytest tests/integration -m slow
+
+test: lint unit integration
+
+clean:
+	rm -rf outputs mlflow.db .mypy_cache .ruff_cache

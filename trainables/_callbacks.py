@@ -1,0 +1,33 @@
+"""The Trainer's callback: passes what happens to the loop and decides when to save."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Watch(TrainerCallback):
+    """Feeds `Loop` from the Trainer's events."""
+
+    def __init__(self, loop: Any):
+        self.loop = loop
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The order of rows depends on the epoch; the Trainer does not tell a plain batch sampler."""
+        self.loop.order.epoch = state.global_step // self.loop.steps_per_epoch
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """One step's loss, learning rate and gradient norm."""
+        if logs and "loss" in logs and "learning_rate" in logs:
+            self.loop.stepped(state.global_step, logs)
+            step = state.global_step
+            if step % self.loop.steps_per_epoch == 0 or step == self.loop.total_steps:
+                self.loop.epoch_ended(step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """The Trainer's own save strategies do not know `end`, nor fractions of an epoch."""
+        control.should_save = self.loop.should_save(state.global_step)
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Every rank has written its part: hand the folder over."""
+        self.loop.saved(state.global_step)

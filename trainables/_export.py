@@ -1,0 +1,188 @@
+"""Loads any export, ready to be scored: model, tokenizer, template and BOS rule as they were in training."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainables._settings import Job, ModelSettings
+
+DESCRIPTION = "export.json"
+
+
+def describe(job: Job, *, kind: str, dtype: str, version: int, tokenizer: Any) -> dict[str, Any]:
+    """The content of export.json: all that is needed to load the export again, and where it came from."""
+    from trainables._tokenizer import probe
+
+    return {
+        "kind": kind,
+        "method": job.method,
+        "version": version,
+        "base": {"path": job.model.path, "revision": job.model.revision, "hash": job.contents.get("model")},
+        "tokenizer": job.model.tokenizer,
+        "bos": job.data.bos,
+        "dtype": dtype,
+        "attention": job.model.attention,
+        "trust_remote_code": job.model.trust_remote_code,
+        "max_length": job.data.max_length,
+        "tokenizer_probe": probe(tokenizer)["ids_hash"],
+    }
+
+
+def reference(
+    model: ModelSettings, *, bos: str, base_hash: str | None, adapter: str | None = None, max_length: int | None = None
+) -> dict[str, Any]:
+    """The content of export.json for a model that exists already: it is pointed to, not copied."""
+    return {
+        "kind": "reference",
+        "method": "none",
+        "version": 1,
+        "base": {"path": model.path, "revision": model.revision, "hash": base_hash},
+        "adapter": adapter,
+        "chat_template": model.chat_template,
+        "tokenizer": model.tokenizer,
+        "bos": bos,
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "trust_remote_code": model.trust_remote_code,
+        "max_length": max_length,
+    }
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over the files of an export, by relative name; a model card (README.md) does not count.
+
+    A reference is hashed by the content of what it points to, so that moving the base model changes nothing.
+    """
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if description["kind"] == "reference":
+        known = {key: value for key, value in description.items() if key not in ("trust_remote_code", "max_length")}
+        if known["base"]["hash"]:
+            known["base"] = {"hash": known["base"]["hash"]}
+        if known["adapter"]:
+            known["adapter"] = _files_hash(Path(known["adapter"]))
+        if known["chat_template"]:
+            known["chat_template"] = hashlib.sha256(Path(known["chat_template"]).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return _files_hash(folder)
+
+
+def _files_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass
+class Loaded:
+    """A model ready to be measured; what evals call a subject."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+    max_length: int
+    stop_token_ids: tuple[int, ...]
+    bos: str
+    description: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def prompt(self, messages: Sequence[Mapping[str, str]], role: str = "assistant") -> str:
+        """The rendered text up to where `role` would begin to speak next."""
+        from trainables.core.rendering import prompt_text
+
+        return prompt_text(self.tokenizer, messages, role)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a rendered text under the BOS rule."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return with_bos(ids, self.tokenizer.bos_token_id, self.bos)
+
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        train_on: str,
+        mask_span: str = "content",
+        max_length: int | None = None,
+    ) -> Any:
+        """Ids and a mask of the tokens of `train_on`, as in training."""
+        from trainables._data import encode_conversation
+
+        return encode_conversation(
+            messages,
+            self.tokenizer,
+            train_on=train_on,
+            mask_span=mask_span,
+            max_length=min(max_length or self.max_length, self.max_length),
+            bos=self.bos,
+        )
+
+
+def with_bos(ids: list[int], bos_id: int | None, rule: str) -> list[int]:
+    """Apply the BOS rule: `always` means exactly one in front, never two."""
+    if rule != "always" or bos_id is None or ids[:1] == [bos_id]:
+        return ids
+    return [bos_id, *ids]
+
+
+def load(folder: Path) -> Loaded:
+    """Load an export. Raises ValueError when it is incomplete, or its tokenizer no longer gives the ids it gave."""
+    from trainables._model import place, versions
+    from trainables._tokenizer import load_tokenizer, probe, stop_token_ids
+
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: not an export, {DESCRIPTION} cannot be read ({error})") from error
+    base, is_full = description["base"], description["kind"] == "full"
+    settings = ModelSettings(
+        path=str(folder) if is_full else base["path"],
+        revision=None if is_full else base["revision"],
+        # An export's tokenizer.json is the one that trained, whatever class it came from.
+        tokenizer="file" if is_full else description["tokenizer"],
+        chat_template=description.get("chat_template"),
+        dtype=description["dtype"],
+        attention=description["attention"],
+        trust_remote_code=description["trust_remote_code"],
+    )
+    placement = place(settings)
+    from trainables._model import load_model, model_source
+
+    tokenizer = load_tokenizer(
+        model_source(settings.path),
+        settings.tokenizer,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+    )
+    expected = description.get("tokenizer_probe")
+    if expected is not None and probe(tokenizer)["ids_hash"] != expected:
+        raise ValueError(f"{folder}: its tokenizer gives other ids than in training; was a file in it changed?")
+    model = load_model(settings, placement)
+    if description.get("adapter"):
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, description["adapter"])
+    model.eval()
+    model.config.use_cache = True
+    limit = getattr(model.config, "max_position_embeddings", None) or 2048
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        device=placement.device,
+        max_length=int(limit),
+        stop_token_ids=tuple(stop_token_ids(tokenizer)),
+        bos=description["bos"],
+        description=description,
+        environment={
+            "device": placement.device,
+            "dtype": placement.dtype,
+            "attention": placement.attention,
+            **versions(),
+        },
+    )

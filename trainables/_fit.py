@@ -1,0 +1,163 @@
+"""Trains one trial with transformers.Trainer: the loop is the Trainer's; rows, loss, order and export are ours.
+
+A method adds to it which weights train (`build`); the rest is shared. Runs under Ray Train, under torchrun or in a unit
+test: whoever calls brings a `Reporter`.
+"""
+
+import json
+import math
+import os
+import resource
+import shutil
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trainables._settings import Job, Reporter, Settings
+from trainables.core.batches import batch_shape
+
+
+def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
+    """Train, export, and write `train.json` into `job.folder`; returns its content (on every rank).
+
+    Raises ValueError for what the user can mend (no rows left, a batch that does not divide, a model that is not there).
+    """
+    import torch
+    from transformers import set_seed
+
+    from trainables._data import prepare, preview
+    from trainables._loop import Loop
+    from trainables._model import load_model, parameter_counts, place, special_ids, versions
+    from trainables._tokenizer import load_tokenizer, probe
+
+    started = time.time()
+    set_seed(job.seed)
+    placement = place(job.model, job.train.precision)
+    method = import_module(f"trainables.{job.method}")
+    config: Settings = method.Config(**job.blocks.get(job.method, {}))
+
+    tokenizer = load_tokenizer(**tokenizer_arguments(job))
+    prepared = prepare(job.data, tokenizer, job.cache, job.contents.get("data"))
+    if not len(prepared.train):
+        raise ValueError(f"data.path: no row of {job.data.path!r} is left to train on: {prepared.rows['dropped']}")
+
+    model = method.build(load_model(job.model, placement), config)
+    for name, value in special_ids(tokenizer).items():
+        if value is not None:
+            setattr(model.config, name, value)
+    micro_batch, accumulation = batch_shape(
+        job.train.global_batch, reporter.world_size, job.train.micro_batch, job.train.accumulation
+    )
+    trainable, total = parameter_counts(model)
+
+    loop = Loop(job, reporter, model, tokenizer, prepared, placement, micro_batch, accumulation)
+    loop.run()
+
+    seconds = loop.points[-1]["seconds"] if loop.points else 0.0
+    last_epoch = loop.points[-loop.steps_per_epoch :]
+    targets = sum(point["targets"] for point in last_epoch)
+    metrics = {"train/loss": sum(point["loss"] * point["targets"] for point in last_epoch) / max(targets, 1)}
+    if loop.heldout:
+        metrics["train/heldout_loss"] = loop.heldout[-1]["loss"]
+    tokens = sum(point["tokens"] for point in loop.points)
+    metrics["train/tokens_per_second"] = tokens / seconds if seconds else 0.0
+    content = {
+        "trial_id": job.trial_id,
+        "method": job.method,
+        "seed": job.seed,
+        "steps": loop.points,
+        "heldout": loop.heldout,
+        "metrics": metrics,
+        "rows": prepared.rows,
+        "tokens": tokens,
+        "targets": sum(point["targets"] for point in loop.points),
+        "seconds": seconds,
+        "total_seconds": time.time() - started,
+        "tokens_per_second": metrics["train/tokens_per_second"],
+        "peak_memory_bytes": peak_memory_bytes(),
+        "checkpoint": reporter.last_checkpoint(),
+        "resumed_at_step": loop.resumed_at,
+        "summary": {
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "dtype": placement.dtype,
+            "precision": placement.precision,
+            "attention": placement.attention,
+            "workers": reporter.world_size,
+            "micro_batch": micro_batch,
+            "accumulation": accumulation,
+            "global_batch": job.train.global_batch,
+            "learning_rate": job.train.learning_rate,
+            "epochs": job.train.epochs,
+            "total_steps": loop.total_steps,
+            "max_length": job.data.max_length,
+            "warmup_ratio": job.train.warmup_ratio,
+            "warmup_steps": loop.warmup_steps,
+            "lr_schedule": job.train.lr_schedule,
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+        },
+        "preview": preview(prepared, tokenizer, 2),
+        "tokenizer_probe": probe(tokenizer),
+        "notes": [*placement.notes, *prepared.notes],
+        "versions": versions(),
+    }
+    if reporter.rank == 0:
+        write_export(job, model=loop.unwrapped(), tokenizer=tokenizer, dtype=placement.dtype, version=method.VERSION)
+        write_json(job.folder / "train.json", content)
+        shutil.rmtree(loop.scratch, ignore_errors=True)
+    loop.barrier()
+    return content
+
+
+def tokenizer_arguments(job: Job) -> dict[str, Any]:
+    """What `load_tokenizer` needs, from a job."""
+    from trainables._model import model_source
+
+    return {
+        "path": model_source(job.model.path),
+        "mode": job.model.tokenizer,
+        "revision": job.model.revision,
+        "trust_remote_code": job.model.trust_remote_code,
+        "chat_template": job.model.chat_template,
+    }
+
+
+def write_export(job: Job, *, model: Any, tokenizer: Any, dtype: str, version: int) -> Path:
+    """Write `export/` whole: into a folder beside it, then renamed into place, so that half an export never exists."""
+    from trainables._export import describe
+
+    target, fresh = job.folder / "export", job.folder / f".export-{os.getpid()}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    write_json(fresh / "export.json", describe(job, kind="full", dtype=dtype, version=version, tokenizer=tokenizer))
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    return target
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole, then rename it into place. NaN and infinity become null: JSON has neither."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(_finite(content), indent=1, allow_nan=False, default=str), encoding="utf-8")
+    fresh.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held so far: of the GPU's allocator where there is one, else of this process (its resident set)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

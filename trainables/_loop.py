@@ -1,0 +1,302 @@
+"""The training loop of one trial: transformers.Trainer fed with our order of rows, our loss and our held-out loss."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainables._data import Prepared, collate
+from trainables._model import Placement
+from trainables._settings import Job, Reporter
+from trainables.core.batches import epoch_order, rank_slices
+from trainables.core.schedules import warmup_steps
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+POINTS_FILE = "points.json"
+REPORT_SECONDS = 1.0
+
+
+class Order:
+    """Batch sampler of one rank: per epoch the micro batches of every step, filled up with None so that all ranks and
+    all steps have the same shape. Set `epoch` before iterating."""
+
+    def __init__(self, rows: int, seed: int, rank: int, world: int, global_batch: int, micro: int, accumulation: int):
+        self.rows, self.seed, self.rank, self.world = rows, seed, rank, world
+        self.global_batch, self.micro, self.accumulation = global_batch, micro, accumulation
+        self.epoch = 0
+        self._drawn: tuple[int, list[int]] = (-1, [])
+
+    def rows_in_order(self, epoch: int) -> list[int]:
+        """All rows as this epoch visits them; the same on every rank."""
+        if self._drawn[0] != epoch:
+            self._drawn = (epoch, epoch_order(self.rows, self.seed, epoch))
+        return self._drawn[1]
+
+    def steps(self) -> int:
+        """Optimizer steps per epoch; the last one may have fewer rows."""
+        return math.ceil(self.rows / self.global_batch)
+
+    def step_rows(self, epoch: int, step: int) -> list[int]:
+        """The rows of one optimizer step over all ranks."""
+        start = step * self.global_batch
+        return self.rows_in_order(epoch)[start : start + self.global_batch]
+
+    def __len__(self) -> int:
+        return self.steps() * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        order = self.rows_in_order(self.epoch)
+        for start in range(0, self.rows, self.global_batch):
+            step = order[start : start + self.global_batch]
+            yield from rank_slices(step, self.rank, self.world, self.micro, self.accumulation)
+
+
+class Rows:
+    """The training rows as the DataLoader wants them; None is a row in which no token counts."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | None) -> Any:
+        return None if index is None else self.rows[index]
+
+
+class Loop:
+    """Runs the Trainer and keeps what happened: `points` per step and `heldout` per epoch."""
+
+    def __init__(
+        self,
+        job: Job,
+        reporter: Reporter,
+        model: Any,
+        tokenizer: Any,
+        prepared: Prepared,
+        placement: Placement,
+        micro_batch: int,
+        accumulation: int,
+    ):
+        self.job, self.reporter, self.model, self.tokenizer = job, reporter, model, tokenizer
+        self.prepared, self.placement = prepared, placement
+        self.micro_batch, self.accumulation = micro_batch, accumulation
+        self.order = Order(
+            len(prepared.train),
+            job.seed,
+            reporter.rank,
+            reporter.world_size,
+            job.train.global_batch,
+            micro_batch,
+            accumulation,
+        )
+        self.steps_per_epoch = self.order.steps()
+        by_epochs = math.ceil(self.steps_per_epoch * job.train.epochs)
+        self.total_steps = min(by_epochs, job.train.max_steps or by_epochs)
+        self.warmup_steps = warmup_steps(self.total_steps, job.train.warmup_ratio, job.train.lr_schedule)
+        self.scratch = job.folder / "scratch"
+        self.points: list[dict[str, Any]] = []
+        self.heldout: list[dict[str, Any]] = []
+        self.resumed_at = 0
+        self._pending: list[dict[str, Any]] = []
+        self._reported = 0.0
+        self._clock = 0.0
+        self._before_seconds = 0.0
+
+    def run(self) -> None:
+        """Train from the newest checkpoint, or from the start."""
+        resume = self.reporter.resume_from()
+        if resume is not None:
+            kept = json.loads((resume / POINTS_FILE).read_text(encoding="utf-8"))
+            self.points, self.heldout = kept["steps"], kept["heldout"]
+            self.resumed_at = len(self.points)
+            self._before_seconds = self.points[-1]["seconds"] if self.points else 0.0
+        trainer = self._trainer()
+        self.trainer = trainer
+        self._clock = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+        self._send(None, force=True)
+
+    def unwrapped(self) -> Any:
+        """The model without the wrappers that training put around it."""
+        return self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+
+    def barrier(self) -> None:
+        """Wait for the other ranks."""
+        self.trainer.accelerator.wait_for_everyone()
+
+    # -- parts of the Trainer ---------------------------------------------------------------------------------------
+
+    def _arguments(self) -> Any:
+        import torch
+        from transformers import TrainingArguments
+
+        train = self.job.train
+        return TrainingArguments(
+            output_dir=str(self.scratch),
+            per_device_train_batch_size=self.micro_batch,
+            gradient_accumulation_steps=self.accumulation,
+            max_steps=self.total_steps,
+            learning_rate=train.learning_rate,
+            lr_scheduler_type=train.lr_schedule,
+            warmup_steps=self.warmup_steps,
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            optim=OPTIMIZERS[train.optimizer],
+            adam_beta1=train.adam_beta1,
+            adam_beta2=train.adam_beta2,
+            adam_epsilon=train.adam_epsilon,
+            bf16=self.placement.precision == "bf16",
+            fp16=self.placement.precision == "fp16",
+            gradient_checkpointing=train.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
+            use_cpu=not torch.cuda.is_available(),
+            seed=self.job.seed,
+            data_seed=self.job.seed,
+            logging_strategy="steps",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            average_tokens_across_devices=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+        )
+
+    def _trainer(self) -> Any:
+        from torch.utils.data import DataLoader
+        from transformers import Trainer
+
+        from trainables._callbacks import Watch
+        from trainables.core.loss import causal_loss
+
+        rows, order, pad = Rows(self.prepared.train), self.order, self.tokenizer.pad_token_id
+
+        class OurTrainer(Trainer):
+            """Takes the batches as `Order` gives them, so that no rank repeats or drops a row."""
+
+            def get_train_dataloader(self) -> Any:
+                return DataLoader(rows, batch_sampler=order, collate_fn=lambda batch: collate(batch, pad))  # type: ignore[arg-type]
+
+        def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+            return causal_loss(outputs.logits, labels, num_items_in_batch)
+
+        self.model.config.use_cache = False
+        return OurTrainer(
+            model=self.model,
+            args=self._arguments(),
+            train_dataset=rows,
+            processing_class=self.tokenizer,
+            compute_loss_func=loss,
+            callbacks=[Watch(self)],
+        )
+
+    # -- called by the callback -------------------------------------------------------------------------------------
+
+    def stepped(self, step: int, logs: dict[str, float]) -> None:
+        """Keep one optimizer step's numbers; `step` counts from 1."""
+        epoch, within = divmod(step - 1, self.steps_per_epoch)
+        indices = self.order.step_rows(epoch, within)
+        point = {
+            "step": step,
+            "epoch": epoch + (within + 1) / self.steps_per_epoch,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": int(sum(self.prepared.train.lengths[index] for index in indices)),
+            "targets": int(sum(self.prepared.train.target_counts[index] for index in indices)),
+            "seconds": self._before_seconds + time.perf_counter() - self._clock,
+        }
+        if not math.isfinite(point["loss"]):
+            raise ValueError(
+                f"train.learning_rate: the loss became {point['loss']} at step {step} "
+                f"(learning rate {point['learning_rate']:.3g}). Use a smaller learning rate or a longer warmup."
+            )
+        self.points.append(point)
+        self._pending.append(point)
+        self._send(None, force=False)
+
+    def epoch_ended(self, step: int) -> None:
+        """Measure the held-out loss: summed over all targets of all ranks, divided once."""
+        if not len(self.prepared.heldout) or (self.heldout and self.heldout[-1]["step"] >= step):
+            return
+        began = time.perf_counter()
+        total, count = self._heldout_sums()
+        self.heldout.append(
+            {"step": step, "epoch": step / self.steps_per_epoch, "loss": total / max(count, 1), "targets": int(count)}
+        )
+        self._pending.append({"step": step, "heldout_loss": self.heldout[-1]["loss"]})
+        # Time spent measuring is not training time.
+        self._clock += time.perf_counter() - began
+
+    def saved(self, step: int) -> None:
+        """Hand a checkpoint of the Trainer over and drop the local copy."""
+        folder = self.scratch / f"checkpoint-{step}"
+        if self.reporter.rank == 0:
+            kept = {"steps": self.points, "heldout": self.heldout}
+            (folder / POINTS_FILE).write_text(json.dumps(kept), encoding="utf-8")
+        self.barrier()
+        self._send(folder, force=True)
+        self.barrier()
+        if self.reporter.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def should_save(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step; the last step always gets one."""
+        every = self.job.train.save_every
+        if step == self.total_steps:
+            return True
+        if every == "end":
+            return False
+        return step % (self.steps_per_epoch if every == "epoch" else int(every)) == 0
+
+    def _send(self, checkpoint: Path | None, *, force: bool) -> None:
+        """Report what is pending. At most once a second: each report waits for the controller. Every rank must report
+        the same number of times, so rank 0's clock decides for all."""
+        if not force and not self._agree(time.perf_counter() - self._reported >= REPORT_SECONDS):
+            return
+        if self._pending or checkpoint is not None:
+            self.reporter.report(self._pending, checkpoint)
+        self._pending = []
+        self._reported = time.perf_counter()
+
+    def _agree(self, due: bool) -> bool:
+        if self.reporter.world_size == 1:
+            return due
+        import torch
+
+        flag = torch.tensor([int(due)], device=self.placement.device)
+        torch.distributed.broadcast(flag, src=0)
+        return bool(flag.item())
+
+    def _heldout_sums(self) -> tuple[float, float]:
+        import torch
+
+        from trainables.core.loss import nll_sum
+
+        rank, world, pad = self.reporter.rank, self.reporter.world_size, self.tokenizer.pad_token_id
+        rows = self.prepared.heldout
+        mine = sorted(range(rank, len(rows), world), key=lambda index: int(rows.lengths[index]))
+        # Sharded models run collectives in every forward pass: each rank makes the same number of them.
+        passes = math.ceil(math.ceil(len(rows) / world) / self.micro_batch)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.placement.device)
+        model = self.trainer.model_wrapped
+        model.eval()
+        with torch.no_grad(), self.trainer.compute_loss_context_manager():
+            for index in range(passes):
+                chosen = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
+                batch = collate([rows[row] for row in chosen] or [None], pad)
+                batch = {key: value.to(self.placement.device) for key, value in batch.items()}
+                labels = batch.pop("labels")
+                total, count = nll_sum(model(**batch).logits, labels)
+                sums += torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=sums.device)])
+        model.train()
+        if world > 1:
+            torch.distributed.all_reduce(sums)
+        return float(sums[0]), float(sums[1])

@@ -1,0 +1,126 @@
+"""Loads base models: where they lie, on which device, in which type, with which attention."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables._settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What `auto` came to on this machine. `notes` says each fallback and why, one line each."""
+
+    device: str
+    dtype: str
+    attention: str
+    precision: str
+    notes: tuple[str, ...] = ()
+
+
+def model_source(path: str) -> str:
+    """The folder or hub id behind a `model.path`; `builtin:mini` is the folder that ships with this package."""
+    if path.startswith("builtin:"):
+        from trainables.builtin.sources import mini_path
+
+        if path != "builtin:mini":
+            raise ValueError(f"model.path: no built-in model {path!r}. There is builtin:mini.")
+        return str(mini_path())
+    return path
+
+
+def place(model: ModelSettings, precision: str = "auto") -> Placement:
+    """Resolve device, dtype, attention and precision for this machine.
+
+    Raises ValueError where an explicit request cannot be met: only `auto` falls back.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
+    notes: list[str] = []
+    # float32 for `auto`: AdamW's small updates vanish in bfloat16 weights, while autocast gives bf16 its speed.
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    attention = _attention(model, cuda, notes)
+    if precision == "auto":
+        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "fp16" and not cuda:
+        raise ValueError("train.precision: fp16 needs a GPU (got 'fp16' on a CPU). Use bf16 or float32.")
+    return Placement(device, dtype, attention, precision, tuple(notes))
+
+
+def _attention(model: ModelSettings, cuda: bool, notes: list[str]) -> str:
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = cuda and is_flash_attn_2_available()
+    if model.attention == "flash_attention_2" and not flash:
+        why = "flash-attn is not installed" if cuda else "there is no CUDA device"
+        raise ValueError(f"model.attention: flash_attention_2 cannot run here: {why}. Use auto, sdpa or eager.")
+    if model.attention != "auto":
+        return model.attention
+    if not flash and cuda:
+        notes.append("attention: sdpa, because flash-attn is not installed")
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def load_model(model: ModelSettings, placement: Placement, **extra: Any) -> Any:
+    """The base model with its weights, on the placement's device. `extra` goes to `from_pretrained` (quantization).
+
+    Raises ValueError naming the model and the way out when it cannot be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = model_source(model.path)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=model.revision,
+            dtype=getattr(torch, placement.dtype),
+            attn_implementation=placement.attention,
+            trust_remote_code=model.trust_remote_code,
+            **extra,
+        )
+    except OSError as error:
+        raise ValueError(f"model.path: cannot load {model.path!r}: {_reason(error)}") from error
+    return loaded if "device_map" in extra else loaded.to(placement.device)
+
+
+def _reason(error: OSError) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "gated" in str(error).lower() or "401" in str(error):
+        return f"{text} The model is gated: accept its licence and set HF_TOKEN."
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return f"{text} HF_HUB_OFFLINE is set: name a folder, or unset it to download."
+    return text
+
+
+def special_ids(tokenizer: Any) -> dict[str, int | None]:
+    """BOS, EOS and pad ids, as a model's configuration wants them."""
+    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """(trainable, total) parameters; tied weights count once."""
+    total = trainable = 0
+    for parameter in model.parameters():
+        count = getattr(parameter, "ds_numel", parameter.numel())
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that shape the numbers."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "deepspeed", "bitsandbytes")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def folder_of(path: str) -> Path | None:
+    """The local folder behind a model path, or None for a hub id."""
+    folder = Path(model_source(path))
+    return folder if folder.is_dir() else None
