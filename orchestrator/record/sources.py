@@ -1,0 +1,126 @@
+"""Turns what a plan names (built-ins, files, hub ids, held-out rows) into files and hashes on this machine."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.decide.identity import eval_id
+from orchestrator.decide.plan import PlannedEval, PlannedTrial
+from orchestrator.errors import MissingDataError
+from orchestrator.record.contents import Contents
+from orchestrator.record.ledger import Ledger, write_text
+from orchestrator.record.records import TrialRecord
+from orchestrator.registry import Registry, installed
+from orchestrator.record.tasks import EvalTask
+from trainables._settings import DataSettings, Job
+
+HELDOUT = "heldout"
+"""An eval's `data` of this name means the rows that its trial held out of training."""
+
+
+class Sources:
+    """Resolves the names in a plan. Files are written once, into the cache of the output folder."""
+
+    def __init__(self, contents: Contents, ledger: Ledger, registry: Registry | None = None):
+        self.contents, self.ledger = contents, ledger
+        self.registry = registry or installed()
+
+    def job(self, trial: PlannedTrial) -> Job:
+        """What a worker needs to train this trial. Raises MissingDataError where the model or data is not there."""
+        settings = trial.settings
+        assert settings.data is not None, "a trial that trains has data"
+        model, data = self.contents.model(settings.model), self.contents.data(settings.data)
+        for key, content in (("model.path", model), ("data.path", data)):
+            if content.unresolved:
+                raise MissingDataError(f"{key}: {content.unresolved}")
+        return Job(
+            trial_id=trial.id,
+            method=settings.method,
+            model=settings.model,
+            data=self._local(settings.data),
+            train=settings.train,
+            seed=settings.seed,
+            folder=self.ledger.trial_folder(trial.id),
+            cache=self.ledger.cache,
+            blocks=settings.blocks,
+            contents={"model": model.hash or "", "data": data.hash or ""},
+        )
+
+    def reference(self, trial: PlannedTrial) -> dict[str, Any]:
+        """export.json of a trial without training."""
+        from trainables._export import reference
+
+        settings = trial.settings
+        model = self.contents.model(settings.model)
+        if model.unresolved:
+            raise MissingDataError(f"model.path: {model.unresolved}")
+        bos = settings.data.bos if settings.data else "template"
+        return reference(settings.model, bos=bos, base_hash=model.hash, adapter=settings.adapter)
+
+    def tasks(self, trial: PlannedTrial, record: TrialRecord) -> list[EvalTask]:
+        """The evals of a trained trial, with their ids."""
+        return [self._task(trial, record, planned) for planned in trial.evals]
+
+    def _task(self, trial: PlannedTrial, record: TrialRecord, planned: PlannedEval) -> EvalTask:
+        module = self.registry.eval(planned.name)
+        path, data_hash = self._eval_data(trial, planned)
+        folder = self.ledger.trial_folder(trial.id)
+        assert record.export is not None
+        assert record.export_hash is not None
+        identity = eval_id(
+            export_hash=record.export_hash,
+            name=planned.name,
+            config=planned.config,
+            data_hash=data_hash,
+            version=module.VERSION,
+            harness=module.harness(),
+            dtype=trial.settings.model.dtype,
+            seed=trial.settings.seed,
+        )
+        return EvalTask(
+            id=identity,
+            trial_id=trial.id,
+            eval=planned.name,
+            config=planned.config.model_dump(mode="json"),
+            root=self.ledger.root,
+            export=folder / record.export,
+            data=path,
+            data_hash=data_hash,
+            version=module.VERSION,
+            harness=module.harness(),
+        )
+
+    def _eval_data(self, trial: PlannedTrial, planned: PlannedEval) -> tuple[Path | None, str]:
+        if planned.data is None:
+            return None, ""
+        if planned.data == HELDOUT:
+            settings = planned.heldout_of or trial.settings.data
+            assert settings is not None, "held-out rows are those of a trial with data"
+            return self._heldout(settings)
+        content = self.contents.data(DataSettings(path=planned.data))
+        if content.unresolved:
+            raise MissingDataError(f"evals.{planned.name}.data: {content.unresolved}")
+        return content.path, content.hash or ""
+
+    def _heldout(self, data: DataSettings) -> tuple[Path, str]:
+        """The held-out conversations of some data, in a file of their own; the hash names what they follow from, so
+        that a second run need not read them."""
+        chosen = data.model_dump(
+            include={"split", "name", "max_rows", "max_rounds", "heldout", "heldout_seed"}, mode="json"
+        )
+        chosen["content"] = self.contents.data(data).hash
+        digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+        path = self.ledger.cache / "heldout" / f"{digest[:16]}.jsonl"
+        if not path.is_file():
+            from trainables._data import heldout_conversations
+
+            rows = heldout_conversations(self._local(data))
+            lines = [json.dumps({"conversations": row}, ensure_ascii=False) + "\n" for row in rows]
+            write_text(path, "".join(lines))
+        return path, digest
+
+    def _local(self, data: DataSettings) -> DataSettings:
+        """The same data by the path that a worker reads; a hub data set keeps its id."""
+        path = self.contents.data(data).path
+        return data if path is None else data.model_copy(update={"path": str(path)})

@@ -1,0 +1,78 @@
+"""Connects to Ray: a running cluster where one is named, a private one on this machine elsewhere."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.decide.placement import Capacity
+
+# Read by Ray when it is imported or started, so they are set before that.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Each report of a worker waits for the controller's next poll; the default of two seconds would rule the step time.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    # Ray would upload the whole folder to its workers under `uv run`.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Tune's own CSV, JSON and TensorBoard files: MLflow and the ledger hold all of it.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C is handled by the command, which keeps what is finished.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "NLTK_DATA", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+def worker_environment(threads: int, has_gpu: bool) -> dict[str, str]:
+    """Environment of every worker and eval task; one for all, so that Ray reuses processes and their imports."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    # Two processes with two threads each on two cores stall each other by a factor of five.
+    env = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+    }
+    if not has_gpu:
+        env["DS_ACCELERATOR"] = "cpu"
+    return env
+
+
+@contextmanager
+def connected(threads: int | None) -> Iterator[Capacity]:
+    """Connect for the duration of the block; yields what the cluster has."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import ray
+
+    already = ray.is_initialized()
+    if not already:
+        address = os.environ.get("RAY_ADDRESS")
+        environment = {"env_vars": worker_environment(threads or 1, has_gpu=_gpu_here())}
+        common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": environment}
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        total = ray.cluster_resources()
+        yield Capacity(float(total.get("CPU", 0)), float(total.get("GPU", 0)))
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def _gpu_here() -> bool:
+    """Whether this machine has an NVIDIA device; asked without torch, which takes seconds to import."""
+    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/gpus").exists()

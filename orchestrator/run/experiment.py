@@ -1,0 +1,248 @@
+"""One execution of a sweep: works out what is missing, has it done, and tells progress and MLflow."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from orchestrator.decide.plan import Plan, PlannedTrial
+from orchestrator.record.sources import Sources
+from orchestrator.record.ledger import Ledger
+from orchestrator.record.records import EvalRecord, Failure, Row, State, TrialRecord
+from orchestrator.record.results import row_of
+from orchestrator.record.tasks import EvalTask, TrialTask
+
+
+class Shown(Protocol):
+    """Where progress is shown."""
+
+    def update(self, trial_id: str, **facts: Any) -> None:
+        """New facts of one trial: state, step, steps, loss, tokens_per_second, eval, note."""
+
+    def note(self, text: str) -> None:
+        """A line for the reader that belongs to no trial."""
+
+
+@dataclass
+class Work:
+    """What is missing: trials to train, evals whose export is there, and failures that are only repeated."""
+
+    trials: list[TrialTask] = field(default_factory=list)
+    ready: list[EvalTask] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    waiting_evals: int = 0
+    """Evals that will follow the trials."""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to do: Ray is not needed."""
+        return not self.trials and not self.ready
+
+
+class Experiment:
+    """Runs what a plan lacks. It is the `Observer` of the run, in the command's own thread."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, sources: Sources, shown: Shown, tracker: Any | None):
+        self.plan, self.ledger, self.sources, self.shown, self.tracker = plan, ledger, sources, shown, tracker
+        self.planned: dict[str, PlannedTrial] = {trial.id: trial for trial in (*plan.bases, *plan.trials)}
+        self.interrupted = 0
+        self._evals_left: dict[str, set[str]] = {}
+
+    # -- what is missing --------------------------------------------------------------------------------------------
+
+    def work(self, retry_failed: bool = False) -> Work:
+        """Compare the plan with the ledger. Writes the export of every trial without training (a reference)."""
+        work = Work()
+        for trial in self.planned.values():
+            if trial.settings.method == "none":
+                self.ledger.put_reference(trial.id, trial.settings.model_dump(mode="json"), self.sources.reference(trial))
+            record = self.ledger.trial(trial.id)
+            if record is not None and record.state == "failed" and record.failure is not None:
+                if record.failure.deterministic and not retry_failed:
+                    work.repeated.append(trial.id)
+                    continue
+                record = None
+            if record is None or record.state == "stopped":
+                work.trials.append(self._trial_task(trial))
+                work.waiting_evals += len(trial.evals)
+            else:
+                work.ready.extend(self.missing_evals(record, retry_failed))
+        return work
+
+    def missing_evals(self, record: TrialRecord, retry_failed: bool = False) -> list[EvalTask]:
+        """The evals of a trained trial that have no record; those that must fail again are left out."""
+        missing = []
+        for task in self.sources.tasks(self.planned[record.id], record):
+            known = self.ledger.eval(record.id, task.id)
+            failure = self.ledger.eval_failure(record.id, task.id)
+            if known is None and (failure is None or retry_failed or not failure.deterministic):
+                missing.append(task)
+        return missing
+
+    def _trial_task(self, trial: PlannedTrial) -> TrialTask:
+        resources = trial.settings.resources
+        return TrialTask(
+            job=self.sources.job(trial),
+            root=self.ledger.root,
+            settings=trial.settings.model_dump(mode="json"),
+            workers=resources.workers,
+            cpus_per_worker=resources.cpus_per_worker,
+            gpus_per_worker=resources.gpus_per_worker,
+        )
+
+    # -- doing it ---------------------------------------------------------------------------------------------------
+
+    def run(self, work: Work, *, max_concurrent: int | None = None) -> None:
+        """Train and score all that is missing; returns early when the user interrupts. Raises ResourceError when a
+        trial or an eval can never be placed."""
+        from orchestrator.errors import ResourceError
+        from orchestrator.run import trials
+
+        resources = self.plan.sweep.resources
+        for trial in self.planned.values():
+            self._evals_left[trial.id] = set()
+        for task in work.ready:
+            self._evals_left[task.trial_id].add(task.id)
+        with self._interruptible():
+            try:
+                trials.run(
+                    work.trials,
+                    work.ready,
+                    self._evals_of,
+                    self,
+                    root=self.ledger.root,
+                    eval_cpus=resources.eval_cpus,
+                    eval_gpus=resources.eval_gpus,
+                    threads=resources.threads,
+                    max_trials=max_concurrent or resources.max_concurrent,
+                    max_evals=resources.max_concurrent_evals,
+                    stopping=lambda: self.interrupted > 0,
+                )
+            except ValueError as error:
+                if str(error).startswith("resources:"):
+                    raise ResourceError(str(error)) from error
+                raise
+
+    def _evals_of(self, record: TrialRecord) -> list[EvalTask]:
+        tasks = self.missing_evals(record)
+        self._evals_left[record.id] = {task.id for task in tasks}
+        return tasks
+
+    def _interruptible(self) -> "_Signals":
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.interrupted += 1
+            if self.interrupted > 1:
+                sys.exit(130)
+            self.shown.note("stopping; what is finished is kept (again to quit at once)")
+
+        return _Signals(interrupt)
+
+    # -- Observer ---------------------------------------------------------------------------------------------------
+
+    def trial_started(self, trial_id: str) -> None:
+        """A driver was started."""
+        self.shown.update(trial_id, state=State.TRAINING, note="starting")
+        self._track(lambda tracker: tracker.trial_started(self._row(trial_id)))
+
+    def trial_reported(self, trial_id: str, points: list[dict[str, Any]]) -> None:
+        """New points of a running trial."""
+        losses = [point for point in points if "loss" in point]
+        if losses:
+            last = losses[-1]
+            speed = sum(point["tokens"] for point in losses)
+            first = losses[0]
+            span = last["seconds"] - first["seconds"]
+            self.shown.update(
+                trial_id,
+                state=State.TRAINING,
+                step=last["step"],
+                steps=self.planned[trial_id].estimate.steps,
+                loss=last["loss"],
+                tokens_per_second=(speed - first["tokens"]) / span if span > 0 else None,
+                note="",
+            )
+            self._track(lambda tracker: tracker.points(self._row(trial_id), losses))
+
+    def trial_finished(self, record: TrialRecord) -> None:
+        """Training ended, well or badly."""
+        row = self._row(record.id)
+        if record.state == "failed" and record.failure is not None:
+            self.shown.update(record.id, state=State.FAILED, note=record.failure.message.splitlines()[0])
+        else:
+            summary = row.train.get("summary", {})
+            self.shown.update(
+                record.id,
+                state=State.TRAINED,
+                step=len(row.train.get("steps", [])) or None,
+                steps=summary.get("total_steps"),
+                loss=row.train.get("metrics", {}).get("train/loss"),
+                tokens_per_second=row.train.get("tokens_per_second"),
+                note="",
+            )
+        self._track(lambda tracker: tracker.trial_finished(row, self.ledger.trial_folder(record.id)))
+
+    def eval_started(self, task: EvalTask) -> None:
+        """An eval was handed to Ray."""
+        self.shown.update(task.trial_id, state=State.EVALUATING, eval=task.eval)
+
+    def eval_finished(self, task: EvalTask, record: EvalRecord | None, failure: Failure | None) -> None:
+        """An eval ended, well or badly."""
+        left = self._evals_left[task.trial_id]
+        left.discard(task.id)
+        if record is None:
+            assert failure is not None
+            self.ledger.put_eval_failure(task.trial_id, task.id, failure)
+            self.shown.update(
+                task.trial_id, state=State.FAILED, eval=task.eval, note=failure.message.splitlines()[0]
+            )
+            return
+        objective = record.metrics.get(self.plan.objective.metric)
+        score = f"{task.eval} {objective.value:.3f}" if objective else task.eval
+        failed = self._row(task.trial_id).state is State.FAILED
+        state = State.FAILED if failed else State.DONE if not left else State.EVALUATING
+        self.shown.update(task.trial_id, state=state, eval=score)
+        samples = self.ledger.trial_folder(task.trial_id) / record.samples
+        self._track(lambda tracker: tracker.eval_finished(self._row(task.trial_id), record, samples))
+
+    def _row(self, trial_id: str) -> Row:
+        return row_of(self.planned[trial_id], self.ledger, self.sources, with_samples=False)
+
+    def _track(self, call: Callable[[Any], Any]) -> None:
+        """MLflow mirrors the ledger: when it cannot be written, the sweep goes on and the next run fills the gap."""
+        if self.tracker is None:
+            return
+        try:
+            call(self.tracker)
+        except Exception as error:  # the edge to another service
+            self.shown.note(f"tracking: {type(error).__name__}: {error}; the next run of this file fills the gap")
+            self.tracker = None
+
+    def mirror(self, rows: Iterable[Row]) -> None:
+        """Bring MLflow up to what the ledger holds; costs little where it is already."""
+        for row in rows:
+            folder = self.ledger.trial_folder(row.id)
+            if row.record is not None:
+                self._track(lambda tracker, row=row, folder=folder: tracker.trial_finished(row, folder))  # type: ignore[misc]
+            for record in row.evals.values():
+                path = folder / record.samples
+                self._track(lambda tracker, row=row, record=record, path=path: tracker.eval_finished(row, record, path))  # type: ignore[misc]
+
+
+class _Signals:
+    """Handles Ctrl-C and a job's SIGTERM inside the block, and puts the old handlers back."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None]):
+        self.handler = handler
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self.handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,221 @@
+"""Ray Tune: schedules the trials, while evals of finished ones run beside them."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.decide.failures import Action, decide
+from orchestrator.decide.placement import DRIVER_CPUS, Capacity, Need, Slots, slots, trial_need, worker_need
+from orchestrator.record.ledger import Ledger, without_points
+from orchestrator.record.records import Failure, TrialRecord
+from orchestrator.run.cluster import connected
+from orchestrator.run.scoring import EvalQueue
+from orchestrator.record.tasks import EvalTask, Observer, TrialTask
+from orchestrator.run.workers import facts, train
+
+
+def run(
+    trials: Sequence[TrialTask],
+    ready: Sequence[EvalTask],
+    evals_of: Callable[[TrialRecord], Sequence[EvalTask]],
+    observer: Observer,
+    *,
+    root: Path,
+    eval_cpus: float | None,
+    eval_gpus: float | None,
+    threads: int | None,
+    max_trials: int | None,
+    max_evals: int | None,
+    stopping: Callable[[], bool],
+) -> None:
+    """Train the trials and score them. `ready` are evals whose export exists (base rows first); `evals_of` names the
+    evals of a trial that was just trained.
+
+    Raises ValueError when a trial or an eval can never be placed, before anything starts.
+    """
+    with connected(threads) as capacity:
+        trials = [_placed(task, capacity) for task in trials]
+        need = max((_need(task) for task in trials), key=lambda need: (need.gpus, need.cpus), default=Need(0, 0))
+        eval_need = worker_need(capacity, eval_cpus, eval_gpus)
+        plan = slots(capacity, need, eval_need, waiting=len(trials), max_trials=max_trials, max_evals=max_evals)
+        queue = EvalQueue(observer, eval_need)
+        queue.add(ready)
+        if trials:
+            while not queue.empty and not plan.evals_beside and not stopping():
+                # No room beside a trial: what is ready goes first, so that the base rows are there to compare with.
+                queue.poll(plan.evals_alone, timeout=0.2)
+            _tune(trials, queue, evals_of, observer, plan, root, stopping)
+        while not queue.empty and not stopping():
+            queue.poll(plan.evals_alone, timeout=0.2)
+
+
+def _placed(task: TrialTask, capacity: Capacity) -> TrialTask:
+    worker = worker_need(capacity, task.cpus_per_worker, task.gpus_per_worker)
+    return replace(task, cpus_per_worker=worker.cpus, gpus_per_worker=worker.gpus)
+
+
+def _need(task: TrialTask) -> Need:
+    return trial_need(Need(task.cpus_per_worker or 0.0, task.gpus_per_worker or 0.0), task.workers)
+
+
+def _tune(
+    trials: Sequence[TrialTask],
+    queue: EvalQueue,
+    evals_of: Callable[[TrialRecord], Sequence[EvalTask]],
+    observer: Observer,
+    plan: Slots,
+    root: Path,
+    stopping: Callable[[], bool],
+) -> None:
+    from ray import tune
+
+    tasks = {task.job.trial_id: task for task in trials}
+    scratch = root / "cache" / "tune"
+    name = f"{int(time.time())}-{len(tasks)}"
+
+    class Stopper(tune.Stopper):
+        """Ends the experiment when the user asks for it."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return stopping()
+
+        def stop_all(self) -> bool:
+            return stopping()
+
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(drive, tasks=tasks), {"CPU": DRIVER_CPUS}),
+        param_space={"trial_id": tune.grid_search(list(tasks))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=plan.trials,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["trial_id"],
+            trial_dirname_creator=lambda trial: trial.config["trial_id"],
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(scratch.absolute()),
+            callbacks=[_watch(queue, evals_of, observer, plan, Ledger(root))],
+            stop=Stopper(),
+            verbose=0,
+            # A lost driver is started again; its Train run goes on from its last checkpoint.
+            failure_config=tune.FailureConfig(max_failures=2),
+            log_to_file=False,
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(scratch / name, ignore_errors=True)
+
+
+def _watch(
+    queue: EvalQueue,
+    evals_of: Callable[[TrialRecord], Sequence[EvalTask]],
+    observer: Observer,
+    plan: Slots,
+    ledger: Ledger,
+) -> Any:
+    from ray import tune
+
+    class Watch(tune.Callback):
+        """Tune's events, in the command's own thread."""
+
+        def __init__(self) -> None:
+            self.ended: set[str] = set()
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            queue.poll(plan.evals_beside)
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            observer.trial_started(trial.config["trial_id"])
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            observer.trial_reported(trial.config["trial_id"], result.get("points") or [])
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial.config["trial_id"])
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial.config["trial_id"], "the process that drives the trial was lost three times")
+
+        def _end(self, trial_id: str, lost: str = "") -> None:
+            record = ledger.trial(trial_id)
+            if record is None and lost:
+                failure = Failure(kind="worker_died", message=lost, deterministic=False)
+                record = TrialRecord(id=trial_id, state="failed", settings={}, failure=failure, finished=time.time())
+                ledger.put_trial(record)
+            if record is None or trial_id in self.ended:
+                return
+            self.ended.add(trial_id)
+            observer.trial_finished(record)
+            if record.state == "trained":
+                queue.add(evals_of(record))
+            queue.poll(plan.evals_beside)
+
+    return Watch()
+
+
+def drive(config: dict[str, Any], tasks: Mapping[str, TrialTask]) -> dict[str, Any]:
+    """A Tune trial: starts the Ray Train workers, mends what can be mended, writes the trial's record.
+
+    A failure of training is a record, not an error of this function: Tune has nothing to retry then.
+    """
+    task = tasks[config["trial_id"]]
+    ledger, job, began, attempt = Ledger(task.root), task.job, time.time(), 1
+    ledger.put_settings(job.trial_id, task.settings)
+    while True:
+        try:
+            train(
+                job,
+                task.root,
+                workers=task.workers,
+                cpus=task.cpus_per_worker or 0.0,
+                gpus=task.gpus_per_worker or 0.0,
+                keep=task.keep_checkpoints,
+            )
+            break
+        except Exception as error:  # the boundary of one trial: the others go on
+            known = facts(error)
+            decision = decide(known.kind, known.message, attempt, job.train.micro_batch)
+            if decision.action is Action.GIVE_UP:
+                failure = Failure(
+                    kind=known.kind,
+                    message=known.message,
+                    traceback=known.traceback,
+                    deterministic=decision.deterministic,
+                    attempts=attempt,
+                )
+                ledger.put_trial(
+                    TrialRecord(
+                        id=job.trial_id,
+                        state="failed",
+                        settings=task.settings,
+                        train=without_points(ledger.train(job.trial_id)),
+                        failure=failure,
+                        started=began,
+                        finished=time.time(),
+                    )
+                )
+                return {"state": "failed"}
+            if decision.micro_batch is not None:
+                update = {"micro_batch": decision.micro_batch, "accumulation": None}
+                job = replace(job, train=job.train.model_copy(update=update))
+            attempt += 1
+    from trainables._export import content_hash
+
+    ledger.put_trial(
+        TrialRecord(
+            id=job.trial_id,
+            state="trained",
+            settings=task.settings,
+            export="export",
+            export_hash=content_hash(job.folder / "export"),
+            train=without_points(ledger.train(job.trial_id)),
+            started=began,
+            finished=time.time(),
+        )
+    )
+    return {"state": "trained"}

@@ -1,0 +1,139 @@
+"""`python -m orchestrator.sweep FILE`: train every trial of a sweep file, score it, compare it, report it."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m orchestrator.sweep",
+        description="Train every trial of a sweep file, score it beside its base model, and write the report. "
+        "The same command again runs only what is missing.",
+    )
+    command.add_argument("file", nargs="?", type=Path, help="the sweep file, such as sweeps/sft_tune.yaml")
+    command.add_argument("--profile", help="a profile of the file; `demo` where the file has one")
+    command.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="change one value: train.epochs=2"
+    )
+    command.add_argument("--plan", action="store_true", help="show what would run and what it would take; run nothing")
+    command.add_argument("--preview", type=int, metavar="N", help="show N rows per trial as they are trained; run nothing")
+    command.add_argument("--output", type=Path, default=Path("outputs"), help="where everything is kept (default: outputs)")
+    command.add_argument("--max-concurrent", type=int, metavar="N", help="train at most N trials at once")
+    command.add_argument("--retry-failed", action="store_true", help="run trials again that failed for good")
+    command.add_argument("--schema", action="store_true", help="print the JSON schema of sweep files")
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 all is done; 1 a trial or an eval failed; 2 the file or the request is wrong; 130 interrupted."""
+    command = parser()
+    arguments = command.parse_args(argv)
+    try:
+        return _run(arguments, command)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int:
+    from orchestrator.decide import spec
+
+    if arguments.schema:
+        print(json.dumps(spec.schema(), indent=2))
+        return 0
+    if arguments.file is None:
+        command.error("a sweep file is needed, such as sweeps/sft_tune.yaml")
+    if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
+        raise UserError(f"--max-concurrent: must be 1 or more (got {arguments.max_concurrent})")
+    if arguments.preview is not None and arguments.preview < 1:
+        raise UserError(f"--preview: must be 1 or more (got {arguments.preview})")
+
+    from orchestrator.decide.plan import describe, make_plan
+    from orchestrator.record.contents import Contents
+    from orchestrator.record.ledger import Ledger
+
+    ledger = Ledger(arguments.output)
+    sweep = spec.load(read(arguments.file), profile=arguments.profile, sets=arguments.sets, source=str(arguments.file))
+    contents = Contents(ledger.cache)
+    plan = make_plan(sweep, contents)
+    if arguments.plan:
+        print(describe(plan))
+        return 0
+    if plan.unresolved:
+        lines = "\n".join(f"  {line}" for line in plan.unresolved)
+        raise UserError(f"{arguments.file}: this machine lacks what the sweep needs\n{lines}")
+
+    from orchestrator.record.sources import Sources
+
+    sources = Sources(contents, ledger)
+    if arguments.preview:
+        return preview(plan, sources, arguments.preview)
+    with ledger.claimed():
+        return execute(arguments, plan, ledger, sources)
+
+
+def read(path: Path) -> str:
+    """The text of a sweep file. Raises UserError naming it when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the sweep file cannot be read ({error})") from error
+
+
+def preview(plan: Any, sources: Any, count: int) -> int:
+    """Print rows as each trial trains on them; trials that train on the same rows share a block."""
+    from trainables._data import format_preview, prepare, preview as preview_rows
+    from trainables._fit import tokenizer_arguments
+    from trainables._tokenizer import load_tokenizer
+
+    blocks: dict[str, list[str]] = {}
+    for trial in plan.trials:
+        if trial.settings.method == "none":
+            continue
+        job = sources.job(trial)
+        tokenizer = load_tokenizer(**tokenizer_arguments(job))
+        prepared = prepare(job.data, tokenizer, job.cache, job.contents["data"])
+        text = format_preview(preview_rows(prepared, tokenizer, count))
+        blocks.setdefault(f"{prepared.rows}\n{text}", []).append(f"{trial.id} {trial.label}")
+    for text, trials in blocks.items():
+        print("\n".join(trials), text, sep="\n", end="\n\n")
+    return 0
+
+
+def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any) -> int:
+    """Run what is missing, write the report, print the table."""
+    from orchestrator.record.results import collect
+    from orchestrator.record.tracking import Tracker, default_uri, view_command
+    from orchestrator.run.experiment import Experiment
+    from orchestrator.show.progress import Progress
+
+    began = time.time()
+    tracking = plan.sweep.tracking
+    uri = tracking.uri or default_uri()
+    rows = [(trial.id, trial.label, trial.is_base) for trial in (*plan.bases, *plan.trials)]
+    progress = Progress(rows, sys.stdout, None)
+    experiment = Experiment(plan, ledger, sources, progress)
+    work = experiment.work(arguments.retry_failed)
+    if not work.empty:
+        if tracking.enabled:
+            experiment.tracker = Tracker(uri, ledger.root / "mlruns", tracking.experiment or plan.sweep.name)
+        with progress:
+            experiment.begin(work)
+            experiment.run(work, max_concurrent=arguments.max_concurrent)
+    results = collect(plan, ledger, sources, seconds=time.time() - began)
+    files = write_report(results, ledger.sweep_folder(plan.sweep.name))
+    if tracking.enabled:
+        if experiment.tracker is None and work.empty:
+            experiment.tracker = Tracker(uri, ledger.root / "mlruns", tracking.experiment or plan.sweep.name)
+        experiment.mirror(results, files, arguments.file)
+    return finish(results, files, experiment, view_command, uri)
