@@ -1,15 +1,14 @@
 """What an eval is given and what it gives back. Every public module in this folder has VERSION, Config, metrics, run.
 
-    VERSION: int                                     raised when the numbers of an unchanged config move
-    class Config(Settings)                           the eval's block in the sweep file
-    def metrics(config) -> dict[str, Direction]      the names `run` will yield, without loading anything heavy
-    def harness() -> str                             name and version of the library that scores ("" for our own code)
-    def run(subject, config, data, folder) -> Result
+VERSION: int                                     raised when the numbers of an unchanged config move
+class Config(Settings)                           the eval's block in the sweep file
+def metrics(config) -> dict[str, Direction]      the names `run` will yield, without loading anything heavy
+def harness() -> str                             name and version of the library that scores ("" for our own code)
+def run(subject, config, data, folder) -> Result
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +25,10 @@ class Settings(BaseModel):
     """Base of every eval's Config: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataError(ValueError):
+    """The data or a resource of an eval cannot be used here; the message names the place, the value and the way out."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,11 @@ class Metric:
 class Result:
     """What an eval found: `metrics` by `family/name`; `samples` one JSON-able dict per item, each with a `key` that is
     the same for every model scored on the same data (paired comparisons join on it) and a `paired` flag (False where
-    the verdict cannot repeat); `tables` are small JSON-able summaries for the report."""
+    the verdict cannot repeat); `tables` are small JSON-able summaries for the report.
+
+    A sample may hold `scores`: {metric: {"sum", "count"}} is what it adds to the metric sum / count, with
+    `"scale": "exp"` where the metric is the exponential of that ratio. `evals._stats.compare` pairs any eval by them.
+    """
 
     metrics: dict[str, Metric]
     samples: list[dict[str, Any]]
