@@ -1,0 +1,137 @@
+"""From the messages of a conversation to token ids and targets, with one tokenizer and one set of data settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from trainables._settings import DataSettings
+from trainables._tokenizer import bos_id, edges
+from trainables.core.conversations import RowRefused
+from trainables.core.masking import Counter, Marked, Tokens, content_spans, cut, mark, message_spans
+from trainables.core.rendering import Renderer, TemplateRefused, template_renderer
+
+
+class Writer:
+    """A tokenizer and its chat template, with what was learnt about them so far."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.template = tokenizer.chat_template
+        self.fast = bool(getattr(tokenizer, "is_fast", False))
+        self.edges = edges(tokenizer)
+        self.renderer = Renderer(template_renderer(tokenizer))
+        self.counter = Counter(self.tokenize, self.edges)
+
+    def tokenize(self, text: str) -> Tokens:
+        """Ids and character spans of a rendered text; adds no special tokens."""
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=self.fast,
+            verbose=False,
+        )
+        return Tokens(encoded["input_ids"], encoded["offset_mapping"] if self.fast else None)
+
+
+_writers: "WeakKeyDictionary[Any, Writer]" = WeakKeyDictionary()
+
+
+def writer_of(tokenizer: Any) -> Writer:
+    """The Writer of a tokenizer, made anew when its template was exchanged."""
+    writer = _writers.get(tokenizer)
+    if writer is None or writer.template != tokenizer.chat_template:
+        writer = _writers[tokenizer] = Writer(tokenizer)
+    return writer
+
+
+class Encoder:
+    """Encodes conversations under the data settings; `notes` says, once, where the slow way had to be taken."""
+
+    def __init__(self, tokenizer: Any, data: DataSettings) -> None:
+        self.writer = writer_of(tokenizer)
+        self.data = data
+        self.bos = bos_id(tokenizer) if data.bos == "always" else None
+        self.notes: list[str] = []
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> Marked:
+        """Ids and targets of one conversation. Raises RowRefused when the template refuses it or no target is left."""
+        whole = self.mark(messages)
+        marked = cut(whole, self.data.max_length, self.data.truncation_side, self.bos)
+        if not marked.targets.any():
+            raise RowRefused("no target within max_length" if whole.targets[1:].any() else "no target")
+        return marked
+
+    def mark(self, messages: Sequence[Mapping[str, str]]) -> Marked:
+        """The whole conversation, not cut, with every position of the spans that count."""
+        writer = self.writer
+        try:
+            rendering = writer.renderer(messages)
+        except TemplateRefused as refused:
+            raise RowRefused(f"the chat template refuses it: {refused}") from refused
+        tokens = writer.tokenize(rendering.text)
+        self._note(rendering.foretold, tokens)
+        counts = writer.counter.counts(rendering.text, tokens, rendering.prefixes)
+        whole = message_spans(counts, len(tokens.ids))
+        chosen = whole
+        if self.data.mask_span == "content":
+            chosen = content_spans(rendering, tokens, whole, writer.tokenize, writer.edges)
+        return mark(tokens.ids, [message["role"] for message in messages], whole, chosen, self.data.train_on)
+
+    def _note(self, foretold: bool, tokens: Tokens) -> None:
+        if tokens.offsets is None:
+            self._say("spans: the tokenizer gives no offsets, so every prefix of a conversation is tokenized (slower)")
+        elif not self.writer.edges.keys() & set(tokens.ids):
+            self._say(
+                "spans: the chat template writes no special token of this tokenizer, so every prefix of a conversation "
+                "is tokenized (slower)"
+            )
+        elif not foretold:
+            self._say(
+                "spans: the chat template looks into the messages, so every prefix of some conversations is rendered "
+                "(slower)"
+            )
+
+    def _say(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+@dataclass(frozen=True)
+class EncodedConversation:
+    """One conversation as ids and a same-length mask of the tokens that count; what an eval scores."""
+
+    input_ids: list[int]
+    counts: list[bool]
+
+
+def encode_conversation(
+    messages: Sequence[Mapping[str, str]],
+    tokenizer: Any,
+    *,
+    train_on: str = "assistant",
+    mask_span: str = "content",
+    max_length: int = 2048,
+    truncation_side: str = "right",
+    bos: str = "template",
+) -> EncodedConversation:
+    """Render and mark one conversation in the order given, as training does; no token may count, which is no error
+    here.
+
+    Raises RowRefused (a ValueError) when the template refuses the messages.
+    """
+    data = DataSettings.model_validate(
+        {
+            "path": "",
+            "train_on": train_on,
+            "mask_span": mask_span,
+            "max_length": max_length,
+            "truncation_side": truncation_side,
+            "bos": bos,
+        }
+    )
+    encoder = Encoder(tokenizer, data)
+    marked = cut(encoder.mark(messages), max_length, data.truncation_side, encoder.bos)
+    return EncodedConversation(marked.ids.tolist(), marked.targets.tolist())

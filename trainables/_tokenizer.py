@@ -1,0 +1,242 @@
+"""Loads tokenizers with the chat template that is to be used, and says what they do: stop tokens, BOS, probe."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.core.masking import safe_edges
+from trainables.core.rendering import TemplateRefused, template_renderer
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The built-in template, for models without one: no default system message, no BOS, no think block."""
+
+PROBE = (
+    "The 3 numbers 1234567890 and 3.14159.",
+    "  two blanks, a tab\tand a line\nbreak\n\n",
+    "Zoë's café, naïve – “quotes”, Größe, 東京, Привет",
+    "\U0001f600\U0001f44d\U0001f3fd it's we'll DON'T",
+    "def f(x):\n    return x ** 2  # code",
+    " leading blank",
+    "\n\n1. one\n  22  333\n\n\n4\t5",
+    "a, b... (c)!? $10 #1 100%",
+)
+"""Pieces on which tokenizers that look alike differ: digits, blanks, line breaks, accents, emoji, code."""
+
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+def load_tokenizer(
+    path: str | Path,
+    mode: Literal["auto", "file"] = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+) -> Any:
+    """A transformers tokenizer with the template to be used set on it.
+
+    `path`: a folder or a hub id. `auto` is AutoTokenizer as transformers loads it; `file` is tokenizer.json exactly as
+    it stands. `chat_template`: a Jinja file instead of the model's own template; where there is neither, the built-in
+    ChatML. A tokenizer without a pad token pads with its EOS: label masks are explicit, so no real EOS target is lost
+    by it. Raises ValueError naming the model or the file that cannot be read.
+    """
+    source = str(path)
+    if mode == "file":
+        tokenizer = _from_file(source, revision)
+    else:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ValueError(_cannot("load the tokenizer of", source, error)) from error
+    tokenizer.chat_template = _template(tokenizer.chat_template, chat_template)
+    if tokenizer.pad_token_id is None:
+        names = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+        tokenizer.pad_token = next((name for name in names if name is not None), tokenizer.convert_ids_to_tokens(0))
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _from_file(source: str, revision: str | None) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    file = _file(source, "tokenizer.json", revision)
+    if file is None:
+        raise ValueError(f"model.tokenizer: `file` needs a tokenizer.json, and {source!r} has none. Use auto.")
+    config = {**_json(source, "special_tokens_map.json", revision), **_json(source, "tokenizer_config.json", revision)}
+    tokens = {name: _content(config[name]) for name in SPECIAL if config.get(name)}
+    if config.get("model_max_length"):
+        tokens["model_max_length"] = config["model_max_length"]
+    try:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), **tokens)
+    except Exception as error:  # the Rust library raises plain Exception for a file that it cannot parse
+        raise ValueError(_cannot("read", str(file), error)) from error
+    template = _file(source, "chat_template.jinja", revision)
+    if template is not None:
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    else:
+        stored = config.get("chat_template") or _json(source, "chat_template.json", revision).get("chat_template")
+        if isinstance(stored, list):
+            stored = {entry["name"]: entry["template"] for entry in stored}
+        tokenizer.chat_template = stored
+    return tokenizer
+
+
+def _file(source: str, name: str, revision: str | None) -> Path | None:
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            source,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=name == "tokenizer.json",
+        )
+    except OSError as error:
+        raise ValueError(_cannot("load the tokenizer of", source, error)) from error
+    return Path(found) if found else None
+
+
+def _json(source: str, name: str, revision: str | None) -> dict[str, Any]:
+    path = _file(source, name, revision)
+    if path is None:
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise ValueError(_cannot("read", str(path), error)) from error
+
+
+def _content(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _cannot(what: str, source: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"model.path: cannot {what} {source!r}: {reason} Name a folder with the tokenizer's files, or a hub id."
+
+
+def _template(own: Any, file: str | None) -> str:
+    if file is not None:
+        try:
+            return Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"model.chat_template: cannot read the Jinja file {file!r} ({error}).") from error
+    if isinstance(own, Mapping):
+        own = own.get("default") or next(iter(own.values()), None)
+    return own or CHATML
+
+
+def edges(tokenizer: Any) -> dict[int, str]:
+    """The added tokens at which this tokenizer always cuts a text: id -> text; {} for one without a Rust backend."""
+    if not getattr(tokenizer, "is_fast", False):
+        return {}
+    backend = tokenizer.backend_tokenizer
+    return safe_edges(
+        [
+            (index, token.content, token.normalized and backend.normalizer is not None, token.single_word, token.lstrip)
+            for index, token in backend.get_added_tokens_decoder().items()
+        ]
+    )
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token that the template writes behind an assistant's text, found by rendering; None where it is plain
+    text."""
+    mark = "\ue000"
+    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": mark}
+    for messages in ([user, assistant], [assistant]):
+        try:
+            text = template_renderer(tokenizer)(messages)
+        except TemplateRefused:
+            continue
+        _, found, footer = text.rpartition(mark)
+        if found:
+            added = set(tokenizer.added_tokens_decoder)
+            ids = tokenizer(footer, add_special_tokens=False)["input_ids"] if footer else []
+            return next((int(index) for index in ids if index in added), None)
+    return None
+
+
+def stop_token_ids(tokenizer: Any) -> list[int]:
+    """Where generation ends: the template's end-of-turn token, and EOS."""
+    found = [end_of_turn(tokenizer), tokenizer.eos_token_id]
+    return list(dict.fromkeys(index for index in found if index is not None))
+
+
+def bos_id(tokenizer: Any) -> int | None:
+    """The id that `data.bos: always` puts in front: the tokenizer's BOS, then its EOS, then its pad token."""
+    for index in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        if index is not None:
+            return int(index)
+    return None
+
+
+def notes(tokenizer: Any) -> list[str]:
+    """What a user should know about this tokenizer and its template, one line each."""
+    found = []
+    if tokenizer.chat_template == CHATML:
+        known = tokenizer.get_vocab()
+        missing = [token for token in ("<|im_start|>", "<|im_end|>") if token not in known]
+        if missing:
+            found.append(
+                f"chat template: the model has none, and the built-in ChatML's {' and '.join(missing)} are not in its "
+                "vocabulary: they are written as ordinary text, and no embedding is added"
+            )
+    if tokenizer.bos_token_id is None and bos_id(tokenizer) is not None:
+        name = tokenizer.convert_ids_to_tokens(bos_id(tokenizer))
+        found.append(f"bos: the tokenizer has no BOS token; `data.bos: always` takes {name!r}")
+    return found
+
+
+def probe(tokenizer: Any) -> dict[str, str]:
+    """{"text", "ids_hash"}: a text on which tokenizers differ, and a hash of the ids that this one gives for it."""
+    text = "".join(PROBE)
+    ids = [int(index) for index in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return {"text": text, "ids_hash": hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]}
+
+
+def probe_difference(path: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
+    """One line where `auto` and `file` give different ids for the probe text, None where they agree or one is
+    absent."""
+    try:
+        auto = load_tokenizer(path, "auto", revision, trust_remote_code)
+        file = load_tokenizer(path, "file", revision)
+    except ValueError:
+        return None
+    for piece in PROBE:
+        one, other = (list(each(piece, add_special_tokens=False)["input_ids"]) for each in (auto, file))
+        if one != other:
+            pairs = enumerate(zip(one, other, strict=False))
+            at = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+            shown = slice(max(at - 1, 0), at + 3)
+            return (
+                f"model.tokenizer: `auto` and `file` give other ids for {str(path)!r}: in {piece!r} auto has "
+                f"{auto.convert_ids_to_tokens(one[shown])} where file has {file.convert_ids_to_tokens(other[shown])}. "
+                "Take the one that the model was trained with."
+            )
+    return None
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of all that decides which ids a conversation gets: the tokenizer, its template, its special tokens."""
+    if getattr(tokenizer, "is_fast", False):
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Padding and truncation are set by each call: what the last caller asked for is no part of the tokenizer.
+        content.update(padding=None, truncation=None)
+    else:
+        content = {"class": type(tokenizer).__qualname__, "vocab": tokenizer.get_vocab()}
+    special = {name: getattr(tokenizer, name, None) for name in SPECIAL}
+    whole = {"tokenizer": content, "template": tokenizer.chat_template, "special": special}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()

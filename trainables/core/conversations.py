@@ -1,0 +1,147 @@
+"""From a raw row to the conversation that is trained on: roles, cleaning, and the reverse task.
+
+A message is {"role": "system" | "user" | "assistant", "content": text}. The rules, in the order they apply:
+
+1. Roles are mapped (`ROLES`, any case). A row with a role outside the map is refused as a whole: leaving the turn out
+   would silently change what the others say.
+2. A turn without text (None, empty, only blanks) is as if it were not there. Text is never stripped.
+3. Turns before the first system or user turn are dropped.
+4. Of several system turns before the first user turn the last counts; a system turn later on is dropped, since chat
+   templates know a system message only at the front.
+5. Turns are paired into rounds, a user turn and the assistant turn that answers it. Of two user turns in a row the
+   later counts; of two assistant turns in a row the first, the one that answers.
+6. `max_rounds` keeps the first rounds. A last user turn without an answer is dropped, unless `keep_unanswered` says
+   that it stays (it opens one more round, so it goes when `max_rounds` are already there).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Message = dict[str, str]
+TrainOn = Literal["assistant", "user", "all"]
+Reverse = Literal["auto", "reorder", "in_order"]
+
+ROLES: Mapping[str, str] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "observation": "assistant",
+}
+"""Role names of the usual chat layouts -> ours."""
+
+STATE_PREDICTOR = "You are a good state predictor."
+"""System message of the reverse task where the conversation has none and its order is kept."""
+
+
+class RowRefused(ValueError):
+    """A row that cannot be trained on. `reason` is the same for all rows with the same fault, so that it can be
+    counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def turns(row: Any) -> list[Message]:
+    """The turns of a raw row as given, with mapped roles and without the turns that hold no text.
+
+    `row` is {"conversations": [...]} or {"messages": [...]} with turns {"role", "content"} or {"from", "value"}; where
+    both lists are there, the first that is not empty counts. Content may be a list of {"type": "text", "text"} parts.
+    Raises RowRefused when the row is not a conversation.
+    """
+    found = []
+    for turn in _turn_list(row):
+        if not isinstance(turn, Mapping):
+            raise RowRefused("a turn is not an object")
+        name = turn.get("role") if turn.get("role") is not None else turn.get("from")
+        if not isinstance(name, str):
+            raise RowRefused("a turn has no role")
+        role = ROLES.get(name.strip().lower())
+        if role is None:
+            raise RowRefused(f"unknown role {name!r}")
+        text = _text(turn.get("content") if turn.get("content") is not None else turn.get("value"))
+        if text.strip():
+            found.append({"role": role, "content": text})
+    return found
+
+
+def clean(given: Sequence[Message], max_rounds: int | None = None, keep_unanswered: bool = False) -> list[Message]:
+    """The conversation by the rules above: at most one system message, then whole rounds; [] when no round is left."""
+    system: Message | None = None
+    rounds: list[tuple[Message, Message]] = []
+    asked: Message | None = None
+    for turn in given:
+        if turn["role"] == "system":
+            if asked is None and not rounds:
+                system = turn
+        elif turn["role"] == "user":
+            asked = turn
+        elif asked is not None:
+            rounds.append((asked, turn))
+            asked = None
+    kept = rounds if max_rounds is None else rounds[:max_rounds]
+    body = [message for pair in kept for message in pair]
+    if keep_unanswered and asked is not None and (max_rounds is None or len(rounds) < max_rounds):
+        body.append(asked)
+    return ([system] if system is not None and body else []) + body
+
+
+def is_single_turn(given: Sequence[Message]) -> bool:
+    """True for one user turn, one assistant turn and at most one system turn, in the row as given."""
+    roles = [turn["role"] for turn in given]
+    return roles.count("user") == 1 and roles.count("assistant") == 1 and roles.count("system") <= 1
+
+
+def reversed_order(messages: Sequence[Message], single_turn: bool, reverse: Reverse = "auto") -> list[Message]:
+    """The cleaned conversation as the reverse task shows it; roles and texts stay.
+
+    Reordered, each answer comes before its question: [system] assistant, user (round by round where `reorder` is asked
+    for in a longer row). In order, a system message is put first if there is none. `auto` reorders single-turn rows
+    alone.
+    """
+    if reverse == "reorder" or (reverse == "auto" and single_turn):
+        body = [message for message in messages if message["role"] != "system"]
+        swapped = [message for start in range(0, len(body), 2) for message in reversed(body[start : start + 2])]
+        return [message for message in messages if message["role"] == "system"] + swapped
+    if messages and messages[0]["role"] != "system":
+        return [{"role": "system", "content": STATE_PREDICTOR}, *messages]
+    return list(messages)
+
+
+def conversation(
+    row: Any, train_on: TrainOn = "assistant", max_rounds: int | None = None, reverse: Reverse = "auto"
+) -> list[Message]:
+    """A raw row as the messages that are rendered for training.
+
+    Raises RowRefused when the row is no conversation or nothing of it is left.
+    """
+    given = turns(row)
+    messages = clean(given, max_rounds, keep_unanswered=train_on == "user")
+    if not messages:
+        raise RowRefused("no user turn" if train_on == "user" else "no user turn with an answer")
+    if train_on == "user":
+        return reversed_order(messages, is_single_turn(given), reverse)
+    return messages
+
+
+def _turn_list(row: Any) -> list[Any]:
+    if not isinstance(row, Mapping):
+        raise RowRefused("the row is not an object")
+    for key in ("conversations", "messages"):
+        value = row.get(key)
+        if isinstance(value, list | tuple) and len(value):
+            return list(value)
+    raise RowRefused("no `conversations` and no `messages`")
+
+
+def _text(content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        return "".join(str(part.get("text") or "") for part in content)
+    raise RowRefused("a turn's content is not text")

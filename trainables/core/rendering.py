@@ -1,0 +1,192 @@
+"""A conversation as its chat template writes it, and where in that text each message's content lies.
+
+A template is only known as a function from messages to text. What it writes around the contents is learnt once per
+sequence of roles, by rendering marks in their place; a conversation is then rendered once, compared with what the marks
+foretold, and its contents and the texts of all its prefixes are known without rendering again. Where a template looks
+into the contents (it cuts out reasoning, say) the two differ, and the prefixes are rendered one by one.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Message = Mapping[str, str]
+Render = Callable[[Sequence[Message]], str]
+"""Messages (at least one) -> text. Raises TemplateRefused where the template refuses them."""
+
+_OPEN, _CLOSE, _PAD = "\ue000", "\ue001", "\u2003"
+_MARK = re.compile(f"({_PAD}?){_OPEN}([0-9]+){_CLOSE}({_PAD}?)")
+
+
+class TemplateRefused(ValueError):
+    """The chat template raised an error for these messages, such as an order of roles that it does not know."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place where a template writes a message's content; `left`, `right`: whether that side is stripped there."""
+
+    message: int
+    left: bool
+    right: bool
+
+    def text(self, contents: Sequence[str]) -> str:
+        content = contents[self.message]
+        content = content.lstrip() if self.left else content
+        return content.rstrip() if self.right else content
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a template writes for one sequence of roles: literals[0] slot[0] literals[1] ... literals[-1]."""
+
+    literals: tuple[str, ...]
+    slots: tuple[Slot, ...]
+
+    def fill(self, contents: Sequence[str]) -> str:
+        parts = [self.literals[0]]
+        for slot, literal in zip(self.slots, self.literals[1:], strict=True):
+            parts += (slot.text(contents), literal)
+        return "".join(parts)
+
+    def places(self, contents: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Character span of each message's content (the last one where it is written twice), None where it is not."""
+        spans: list[tuple[int, int] | None] = [None] * len(contents)
+        at = len(self.literals[0])
+        for slot, literal in zip(self.slots, self.literals[1:], strict=True):
+            stop = at + len(slot.text(contents))
+            spans[slot.message] = (at, stop)
+            at = stop + len(literal)
+        return spans
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One rendered conversation of k messages."""
+
+    text: str
+    prefixes: tuple[str | None, ...]
+    """k + 1 texts: that of messages[:i] for i in 0..k; "" for no messages, None where the template refuses them."""
+    contents: tuple[tuple[int, int] | None, ...]
+    """k character spans of the contents in `text`; None where a content does not appear as it was given."""
+    foretold: bool
+    """True when one rendering was enough; False when each prefix was rendered."""
+
+
+class Renderer:
+    """Renders conversations with one template; keeps what it learnt about each sequence of roles."""
+
+    def __init__(self, render: Render) -> None:
+        self._render = render
+        self._forms: dict[tuple[str, ...], tuple[Form | None, ...]] = {}
+
+    def __call__(self, messages: Sequence[Message]) -> Rendering:
+        """Raises TemplateRefused where the template refuses the whole conversation."""
+        contents = [message["content"] for message in messages]
+        text = self._render(messages)
+        forms = self._learn(tuple(message["role"] for message in messages))
+        whole = forms[-1]
+        if whole is not None and whole.fill(contents) == text:
+            prefixes = ["", *(form.fill(contents) if form is not None else None for form in forms[:-1]), text]
+            return Rendering(text, tuple(prefixes), tuple(whole.places(contents)), foretold=True)
+        return Rendering(text, tuple(self._prefixes(messages, text)), tuple(_search(text, contents)), foretold=False)
+
+    def _prefixes(self, messages: Sequence[Message], text: str) -> list[str | None]:
+        return ["", *(_try(self._render, messages[:stop]) for stop in range(1, len(messages))), text]
+
+    def _learn(self, roles: tuple[str, ...]) -> tuple[Form | None, ...]:
+        """Forms of roles[:1], roles[:2], ... roles; None where the template refuses them."""
+        if roles not in self._forms:
+            marks = [f"{_PAD}{_OPEN}{index}{_CLOSE}{_PAD}" for index in range(len(roles))]
+            messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+            texts = [_try(self._render, messages[: stop + 1]) for stop in range(len(roles))]
+            self._forms[roles] = tuple(None if text is None else _form(text) for text in texts)
+        return self._forms[roles]
+
+
+def template_renderer(tokenizer: Any) -> Render:
+    """How a tokenizer's chat template renders messages, without a generation prompt."""
+    return lambda messages: _apply(tokenizer, messages, generation=False)
+
+
+def prompt_text(tokenizer: Any, messages: Sequence[Message], role: str = "assistant") -> str:
+    """The rendered text up to where `role` would begin to speak next, as a model continues it.
+
+    For the assistant this is the template's generation prompt; for others, and where the template has none, all that it
+    writes before such a message's content. Raises TemplateRefused where the template refuses the messages.
+    """
+    if role == "assistant" and messages:
+        text = _apply(tokenizer, messages, generation=True)
+        if text != _apply(tokenizer, messages, generation=False):
+            return text
+    return opening(template_renderer(tokenizer), messages, role)
+
+
+def _apply(tokenizer: Any, messages: Sequence[Message], generation: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        raise TemplateRefused(str(error) or type(error).__name__) from error
+    return str(text)
+
+
+def opening(render: Render, messages: Sequence[Message], role: str) -> str:
+    """The text up to where a next message of `role` would begin: everything the template writes before its content.
+
+    Raises TemplateRefused where the template refuses such a message there, or does not write its content.
+    """
+    mark = f"{_OPEN}0{_CLOSE}"
+    before, found, _ = render([*messages, {"role": role, "content": mark}]).rpartition(mark)
+    if not found:
+        raise TemplateRefused(f"the chat template writes no {role} message here")
+    return before
+
+
+def common_prefix(one: str, other: str) -> int:
+    """Length of the longest text that both begin with."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _form(text: str) -> Form:
+    literals, slots, at = [], [], 0
+    for match in _MARK.finditer(text):
+        literals.append(text[at : match.start()])
+        slots.append(Slot(int(match.group(2)), left=not match.group(1), right=not match.group(3)))
+        at = match.end()
+    return Form((*literals, text[at:]), tuple(slots))
+
+
+def _try(render: Render, messages: Sequence[Message]) -> str | None:
+    try:
+        return render(messages)
+    except TemplateRefused:
+        return None
+
+
+def _search(text: str, contents: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Where each content stands in the text, looked for from left to right, stripped where it does not stand as
+    given."""
+    spans: list[tuple[int, int] | None] = []
+    at = 0
+    for content in contents:
+        span = None
+        for candidate in (content, content.strip()):
+            start = text.find(candidate, at) if candidate else -1
+            if start >= 0:
+                at = start + len(candidate)
+                span = (start, at)
+                break
+        spans.append(span)
+    return spans
