@@ -100,8 +100,10 @@ class Loaded:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a rendered text under the BOS rule."""
+        from trainables._tokenizer import bos_id
+
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return with_bos(ids, self.tokenizer.bos_token_id, self.bos)
+        return with_bos(ids, bos_id(self.tokenizer), self.bos)
 
     def encode(
         self,

@@ -12,7 +12,7 @@ from trainables._data import Prepared, collate
 from trainables._model import Placement
 from trainables._settings import Job, Reporter
 from trainables.core.batches import epoch_order, rank_slices
-from trainables.core.schedules import warmup_steps
+from trainables.core.schedules import total_steps, warmup_steps
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 POINTS_FILE = "points.json"
@@ -94,8 +94,9 @@ class Loop:
             accumulation,
         )
         self.steps_per_epoch = self.order.steps()
-        by_epochs = math.ceil(self.steps_per_epoch * job.train.epochs)
-        self.total_steps = min(by_epochs, job.train.max_steps or by_epochs)
+        self.total_steps = total_steps(
+            len(prepared.train), job.train.global_batch, job.train.epochs, job.train.max_steps
+        )
         self.warmup_steps = warmup_steps(self.total_steps, job.train.warmup_ratio, job.train.lr_schedule)
         self.scratch = job.folder / "scratch"
         self.points: list[dict[str, Any]] = []

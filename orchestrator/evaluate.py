@@ -1,0 +1,135 @@
+"""`python -m orchestrator.evaluate MODEL`: score a model that exists already, without a sweep file and without Ray."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UserError
+
+BUILTIN_DATA = "builtin:chat"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m orchestrator.evaluate",
+        description="Score a model that exists already. The same command again scores only what is missing.",
+    )
+    command.add_argument("model", help="builtin:mini, a folder, a hub id, or the export/ folder of a trial")
+    command.add_argument("--adapter", help="folder of a PEFT adapter to put on the model")
+    command.add_argument("--evals", default="ifeval", help="names with commas between them: ifeval,perplexity")
+    command.add_argument("--data", help="conversations for evals that read rows, such as perplexity")
+    command.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value: evals.ifeval.limit=50, model.dtype=bfloat16",
+    )  # fmt: skip
+    command.add_argument("--output", type=Path, default=Path("outputs"), help="where records are kept (default: outputs)")
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 all scored; 1 an eval failed; 2 the request is wrong."""
+    arguments = parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def document(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sweep that the command line amounts to: one trial without training."""
+    from orchestrator.record.ledger import read_json
+    from orchestrator.registry import installed
+
+    registry = installed()
+    names = [name.strip() for name in arguments.evals.split(",") if name.strip()]
+    # With data named, all of its rows are scored; without, the rows that training on the built-in chat holds out.
+    blocks: dict[str, dict[str, Any]] = {}
+    for name in names:
+        takes_rows = name in registry.evals and _default_data(registry.eval(name).Config) == "heldout"
+        blocks[name] = {"data": arguments.data} if takes_rows and arguments.data else {}
+        if takes_rows and not arguments.data and not arguments.model.startswith("builtin:"):
+            raise UserError(f"--data: {name} needs rows to score. Name a file of conversations with --data.")
+    content: dict[str, Any] = {
+        "name": "evaluate",
+        "question": f"How does {arguments.model} score?",
+        "method": "none",
+        "model": arguments.model,
+        "evals": blocks,
+        "tracking": {"enabled": False},
+    }
+    if arguments.adapter:
+        content["adapter"] = arguments.adapter
+    if arguments.model.startswith("builtin:"):
+        content["data"] = BUILTIN_DATA
+    exported = read_json(Path(arguments.model) / "export.json")
+    if exported is not None:
+        # A trial's own export is scored as the trial was: with the tokenizer that trained and its BOS rule.
+        content["model"] = {"path": arguments.model, "tokenizer": "file"}
+        content["data"] = {"path": arguments.data or BUILTIN_DATA, "bos": exported.get("bos", "template")}
+    metric = next(
+        (metric for name in names if name in registry.evals for metric in _metrics(registry.eval(name))), "train/loss"
+    )
+    content["objective"] = {"metric": metric}
+    return content
+
+
+def _default_data(config: Any) -> Any:
+    field = config.model_fields.get("data")
+    return field.default if field is not None else None
+
+
+def _metrics(module: Any) -> list[str]:
+    return list(module.metrics(module.Config()))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from orchestrator.decide import spec
+    from orchestrator.decide.plan import make_plan
+    from orchestrator.record.contents import Contents
+    from orchestrator.record.ledger import Ledger
+    from orchestrator.record.sources import Sources
+    from orchestrator.run.scoring import failed, score
+
+    ledger = Ledger(arguments.output)
+    text = json.dumps(document(arguments))
+    sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line")
+    contents = Contents(ledger.cache)
+    plan = make_plan(sweep, contents)
+    if plan.unresolved:
+        raise UserError("\n".join(plan.unresolved))
+    sources, code = Sources(contents, ledger), 0
+    with ledger.claimed():
+        for trial in plan.trials or plan.bases:
+            settings = trial.settings.model_dump(mode="json")
+            ledger.put_reference(trial.id, settings, sources.reference(trial))
+            record = ledger.trial(trial.id)
+            assert record is not None
+            for task in sources.tasks(trial, record):
+                known = ledger.eval(trial.id, task.id)
+                try:
+                    known = known or score(task)
+                except Exception as error:  # the boundary of one eval: the others go on
+                    failure = failed(task, error)
+                    ledger.put_eval_failure(trial.id, task.id, failure)
+                    print(f"{task.eval}: {failure.kind}: {failure.message}", file=sys.stderr)
+                    code = 1
+                    continue
+                print_scores(known, ledger.trial_folder(trial.id))
+    return code
+
+
+def print_scores(record: Any, folder: Path) -> None:
+    """One line per metric, and where every answer lies."""
+    for name, metric in record.metrics.items():
+        error = f" ± {metric.stderr:.4f}" if metric.stderr is not None else ""
+        print(f"{name:44s} {metric.value:.4f}{error}  n={metric.n}")
+    print(f"  {folder / record.samples}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The training loop: how a batch is split must not matter, and a stopped fit goes on where it was."""
+
+import json
+import socket
+
+import pytest
+
+from tests.local_reporter import LocalReporter, fit_in_rank, job
+from trainables._fit import fit
+
+
+def losses(content):
+    return [point["loss"] for point in content["steps"]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One fit with the whole global batch in one forward pass."""
+    folder = tmp_path_factory.mktemp("whole")
+    return fit(job(folder, train={"micro_batch": 8, "epochs": 2}), LocalReporter(keep=folder / "kept"))
+
+
+def test_train_json_says_what_happened(whole, tmp_path):
+    assert whole["rows"]["read"] == 48
+    assert whole["rows"]["train"] + whole["rows"]["heldout"] == whole["rows"]["kept"]
+    assert len(whole["steps"]) == whole["summary"]["total_steps"] == 12
+    assert [round(entry["epoch"], 6) for entry in whole["heldout"]] == [1, 2]
+    first = whole["steps"][0]
+    assert first["learning_rate"] == 0.0
+    assert max(point["learning_rate"] for point in whole["steps"]) == pytest.approx(1e-3, rel=0.05)
+    assert sum(point["tokens"] for point in whole["steps"]) == whole["tokens"]
+    assert losses(whole)[-1] < losses(whole)[0]
+    assert whole["summary"]["trainable_parameters"] == whole["summary"]["total_parameters"] > 300_000
+    assert whole["checkpoint"].endswith("checkpoint-12")
+
+
+@pytest.mark.parametrize("split", [{"micro_batch": 1}, {"micro_batch": 2}, {"accumulation": 2}, {"micro_batch": 4}])
+def test_splitting_a_batch_into_micro_batches_changes_no_update(whole, tmp_path, split):
+    content = fit(job(tmp_path, train={**split, "epochs": 2}), LocalReporter())
+    assert losses(content) == pytest.approx(losses(whole), abs=1e-6)
+    assert content["metrics"]["train/heldout_loss"] == pytest.approx(whole["metrics"]["train/heldout_loss"], abs=1e-6)
+
+
+def test_two_workers_make_the_same_updates_as_one(whole, tmp_path):
+    import torch.multiprocessing as mp
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    task = job(tmp_path, train={"micro_batch": 2, "epochs": 2})
+    mp.spawn(fit_in_rank, args=(2, port, task), nprocs=2)
+    content = json.loads((task.folder / "train.json").read_text())
+    assert content["summary"]["workers"] == 2
+    assert losses(content) == pytest.approx(losses(whole), abs=1e-6)
+    assert content["metrics"]["train/heldout_loss"] == pytest.approx(whole["metrics"]["train/heldout_loss"], abs=1e-6)
+
+
+def test_a_stopped_fit_goes_on_from_its_checkpoint_to_the_same_bits(whole, tmp_path):
+    train = {"micro_batch": 8, "epochs": 2, "save_every": 5}
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(tmp_path, train=train), LocalReporter(keep=tmp_path / "kept", stop_after=5))
+    resumed = fit(job(tmp_path, train=train), LocalReporter(resume=tmp_path / "kept" / "checkpoint-5"))
+    assert resumed["resumed_at_step"] == 5
+    assert losses(resumed) == losses(whole)
+    assert [entry["loss"] for entry in resumed["heldout"]] == [entry["loss"] for entry in whole["heldout"]]
+
+
+def test_a_checkpoint_at_the_last_step_needs_no_more_training(whole, tmp_path):
+    train = {"micro_batch": 8, "epochs": 2, "save_every": "end"}
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(tmp_path, train=train), LocalReporter(keep=tmp_path / "kept", stop_after=12))
+    resumed = fit(job(tmp_path, train=train), LocalReporter(resume=tmp_path / "kept" / "checkpoint-12"))
+    assert resumed["resumed_at_step"] == 12
+    assert losses(resumed) == losses(whole)
+    assert (tmp_path / "trial" / "export" / "model.safetensors").is_file()
+
+
+def test_a_diverging_loss_ends_the_trial_with_the_step_and_the_learning_rate(tmp_path):
+    with pytest.raises(ValueError, match=r"train\.learning_rate: the loss became (nan|inf) at step \d+"):
+        fit(job(tmp_path, train={"learning_rate": 1e30, "max_grad_norm": 0, "warmup_ratio": 0}), LocalReporter())
+
+
+def test_an_export_gives_the_model_back(whole, tmp_path):
+    import torch
+
+    from trainables._export import load
+
+    task = job(tmp_path, train={"max_steps": 2})
+    fit(task, LocalReporter())
+    loaded = load(task.folder / "export")
+    text = loaded.prompt([{"role": "user", "content": "Tell me about the town."}])
+    assert text.endswith("assistant\n")
+    ids = torch.tensor([loaded.tokenize(text)])
+    again = load(task.folder / "export")
+    with torch.no_grad():
+        assert torch.equal(loaded.model(ids).logits, again.model(ids).logits)
+
+
+def test_an_export_whose_tokenizer_was_changed_is_refused(tmp_path):
+    from trainables._export import load
+
+    task = job(tmp_path, train={"max_steps": 1})
+    fit(task, LocalReporter())
+    path = task.folder / "export" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="other ids than in training"):
+        load(task.folder / "export")
+
+
+def test_a_real_pretrained_model_learns_in_a_few_steps(shared_file, tmp_path):
+    """TinyStories-656K on real conversations, with its tokenizer as it stands."""
+    model, rows = shared_file("tinystories-656k"), shared_file("oasst/realistic_conversations.jsonl")
+    task = job(
+        tmp_path,
+        model=model,
+        tokenizer="file",
+        data={"path": rows, "max_rows": 32, "max_length": 256},
+        train={"max_steps": 8, "epochs": 4, "learning_rate": 2e-3, "micro_batch": 4, "lr_schedule": "constant"},
+    )
+    content = fit(task, LocalReporter())
+    assert losses(content)[-1] < losses(content)[0] - 0.3
