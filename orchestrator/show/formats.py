@@ -22,7 +22,7 @@ LEAVES = {
     "inst_level_strict_acc": "strict accuracy (instructions)",
     "inst_level_loose_acc": "loose accuracy (instructions)",
 }
-SHARES = ("acc", "accuracy", "acc_norm", "rate", "share", "exact_match", "f1")
+SHARES = ("acc", "accuracy", "acc_norm", "rate", "share", "exact_match", "f1", "answered", "finished")
 """A metric whose name ends in one of these lies between 0 and 1 and is shown in per cent."""
 
 
@@ -34,6 +34,10 @@ def is_share(metric: str) -> bool:
 def metric_label(metric: str) -> str:
     """`ifeval/prompt_level_strict_acc` -> `IFEval strict accuracy (prompts)`; unknown names keep their own words."""
     family, _, leaf = metric.rpartition("/")
+    if family == "perplexity":
+        role, _, rest = leaf.partition("_")
+        words = "all" if role == "all" else role
+        return f"{rest.replace('_', ' ') or 'perplexity'} of {words} turns"
     name = LEAVES.get(leaf) or leaf.replace("_", " ")
     head = FAMILIES.get(family, family.replace("_", " "))
     return f"{head} {name}".strip()

@@ -221,44 +221,28 @@ class Progress:
         with self._lock:
             return list(self._lines.values())
 
-    def update(
-        self,
-        id: str,
-        *,
-        state: State | str | None = None,
-        step: int | None = None,
-        steps: int | None = None,
-        loss: float | None = None,
-        tokens_per_second: float | None = None,
-        note: str | None = None,
-        eval: str | None = None,
-    ) -> None:
-        """Take what is new of one trial; None leaves a field as it is. An id that is not among the rows is added."""
-        changes = {
-            "state": state,
-            "step": step,
-            "steps": steps,
-            "loss": loss,
-            "tokens_per_second": tokens_per_second,
-            "note": note,
-            "eval": eval,
-        }
+    def update(self, trial_id: str, **facts: Any) -> None:
+        """Take what is new of one trial: state, step, steps, loss (nats per target), tokens_per_second, eval, note.
+
+        None leaves a fact as it is, "" clears a text. An id that is not among the rows is added. Raises TypeError for
+        an unknown fact.
+        """
         now = self.clock()
         with self._lock:
-            before = self._lines.get(id) or Line(id, id)
-            after = advance(before, now, changes)
-            self._lines[id] = after
+            before = self._lines.get(trial_id) or Line(trial_id, trial_id)
+            after = advance(before, now, facts)
+            self._lines[trial_id] = after
             told = (after.state, after.eval, after.note) != (before.state, before.eval, before.note)
             if self.interactive:
                 if self._live is not None and (told or now - self._drawn >= REFRESH_SECONDS):
                     self._drawn = now
                     self._guard(self._live.refresh)
-            elif told or now - self._spoken.get(id, self._begun) >= self.line_seconds:
-                self._spoken[id] = now
+            elif told or now - self._spoken.get(trial_id, self._begun) >= self.line_seconds:
+                self._spoken[trial_id] = now
                 ended = sum(line.state in ENDED for line in self._lines.values())
                 self._say(f"[{duration(round(now - self._begun))}] {ended}/{len(self._lines)} {plain(after)}")
 
-    def message(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """One line beside the display, such as a warning."""
         if self._live is not None:
             from rich.text import Text

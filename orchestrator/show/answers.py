@@ -1,0 +1,160 @@
+"""What the models wrote: prompts whose verdict changed, instruction types by gain, and generated turns beside real ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.record.records import Row
+
+STILL_FAILING = 0.5
+"""An instruction type that the best trial follows less often than this is still failing."""
+FEW = 5
+"""Instructions of a type below which its share says little."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One instruction whose strict verdict differs between base and trial."""
+
+    instruction: str
+    now_followed: bool
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One prompt whose strict verdict differs between base and trial."""
+
+    key: str
+    prompt: str
+    base_answer: str
+    answer: str
+    gained: bool
+    """True: the base failed it and the trial passes it."""
+    flips: tuple[Flip, ...]
+    instructions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TypeGain:
+    """One instruction type: how many of its instructions base and trial follow, strictly."""
+
+    type: str
+    n: int
+    base: int
+    best: int
+
+    @property
+    def gain(self) -> float:
+        """Difference of the shares."""
+        return (self.best - self.base) / self.n
+
+    @property
+    def still_failing(self) -> bool:
+        """Whether the trial follows it less often than STILL_FAILING."""
+        return self.best / self.n < STILL_FAILING
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A real turn beside the generated ones of several models (label, text)."""
+
+    key: str
+    prompt: str
+    reference: str
+    answers: tuple[tuple[str, str], ...]
+
+
+def verdict_samples(row: Row) -> dict[str, Mapping[str, Any]]:
+    """Samples with a strict verdict and an answer, by key; those whose verdict cannot repeat are left out."""
+    return {
+        str(sample["key"]): sample
+        for samples in row.samples.values()
+        for sample in samples
+        if isinstance(sample.get("strict"), bool) and "answer" in sample and sample.get("paired", True)
+    }
+
+
+def changed_prompts(base: Row, trial: Row) -> list[Changed]:
+    """All prompts whose strict verdict differs, in the order of the data."""
+    before, after = verdict_samples(base), verdict_samples(trial)
+    found = []
+    for key, old in before.items():
+        new = after.get(key)
+        if new is not None and old["strict"] != new["strict"]:
+            pairs = list(zip(old.get("instructions", []), new.get("instructions", []), strict=False))
+            flips = tuple(Flip(str(b["id"]), bool(b["strict"])) for a, b in pairs if a["strict"] != b["strict"])
+            found.append(
+                Changed(
+                    key=key,
+                    prompt=str(old.get("prompt", "")),
+                    base_answer=str(old["answer"]),
+                    answer=str(new["answer"]),
+                    gained=bool(new["strict"]),
+                    flips=flips,
+                    instructions=tuple(str(item["id"]) for item in new.get("instructions", [])),
+                )
+            )
+    return found
+
+
+def choose(changed: list[Changed], many: int = 3) -> list[Changed]:
+    """Which of them to show: the first in the order of the data, both directions where there are both, and each time
+    rather one whose flipped instruction types were not shown yet. Chosen by this rule, not by how well they read."""
+    gained = [item for item in changed if item.gained]
+    lost = [item for item in changed if not item.gained]
+    room = min(many, len(changed))
+    losses = min(len(lost), max(1 if lost else 0, room - len(gained)))
+    picked: list[Changed] = []
+    for pool, wanted in ((gained, room - losses), (lost, losses)):
+        left = list(pool)
+        for _ in range(wanted):
+            seen = {flip.instruction for item in picked for flip in item.flips}
+            fresh = [item for item in left if any(flip.instruction not in seen for flip in item.flips)]
+            choice = (fresh or left)[0]
+            left.remove(choice)
+            picked.append(choice)
+    return picked
+
+
+def type_gains(base: Row, trial: Row) -> list[TypeGain]:
+    """Instruction types over the prompts that both answered, largest gain first, then by name."""
+    before, after = verdict_samples(base), verdict_samples(trial)
+    counts: dict[str, list[int]] = {}
+    for key, old in before.items():
+        new = after.get(key)
+        if new is None:
+            continue
+        for a, b in zip(old.get("instructions", []), new.get("instructions", []), strict=False):
+            total = counts.setdefault(str(a["id"]), [0, 0, 0])
+            total[0] += 1
+            total[1] += bool(a["strict"])
+            total[2] += bool(b["strict"])
+    found = [TypeGain(name, n, old, new) for name, (n, old, new) in counts.items()]
+    return sorted(found, key=lambda item: (-item.gain, item.type))
+
+
+def count_gains(base: Row, trial: Row) -> list[tuple[int, int, int, int]]:
+    """By number of instructions in a prompt: (number, prompts, passed by base, passed by trial), strictly."""
+    before, after = verdict_samples(base), verdict_samples(trial)
+    counts: dict[int, list[int]] = {}
+    for key, old in before.items():
+        if key in after and old.get("instructions"):
+            total = counts.setdefault(len(old["instructions"]), [0, 0, 0])
+            total[0] += 1
+            total[1] += bool(old["strict"])
+            total[2] += bool(after[key]["strict"])
+    return [(number, n, old, new) for number, (n, old, new) in sorted(counts.items())]
+
+
+def next_turns(rows: list[Row], many: int = 3) -> list[Turn]:
+    """Turns that have a real text beside the generated ones, the first in the order of the data."""
+    found: dict[str, Turn] = {}
+    for row in rows:
+        for sample in (sample for samples in row.samples.values() for sample in samples):
+            if isinstance(sample.get("reference"), str) and isinstance(sample.get("answer"), str):
+                key = str(sample["key"])
+                known = found.get(key) or Turn(key, str(sample.get("prompt", "")), sample["reference"], ())
+                answers = (*known.answers, (row.label, sample["answer"]))
+                found[key] = Turn(key, known.prompt, known.reference, answers)
+    complete = sorted(found.values(), key=lambda turn: -len(turn.answers))
+    return complete[:many]

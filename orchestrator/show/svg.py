@@ -1,0 +1,117 @@
+"""One look for all charts: colours that colour-blind readers can tell apart, and SVG that follows the page's theme."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
+"""After Okabe and Ito, "Color Universal Design"; each is readable on white and on near-black."""
+BASE, BEST, HELDOUT, GOAL = COLORS[6], COLORS[0], COLORS[1], COLORS[2]
+INK = "#010203"
+"""Stands for the colour of the page's text until the SVG is made."""
+MOST_POINTS = 300
+"""Points of one curve; more are averaged in equal stretches."""
+WIDTH = 8.6
+"""Inches of a chart that is as wide as the page."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished chart. `svg` draws text in `currentColor` on a transparent ground."""
+
+    name: str
+    """Short, unique in a report; the file's name in the Markdown form."""
+    caption: str
+    alt: str
+    """What the chart shows, for those who do not see it."""
+    svg: str
+
+    def standalone(self) -> str:
+        """The SVG as a file of its own: dark text on white."""
+        return self.svg.replace('<svg style="', '<svg style="color: #1c1f24; background: #ffffff; ', 1)
+
+
+@contextmanager
+def style() -> Iterator[Any]:
+    """matplotlib with this look, without a display; yields a function (width, height in inches) -> its Figure."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    look = {
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "font.family": "sans-serif",
+        "font.size": 9.5,
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "normal",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.7,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "savefig.facecolor": "none",
+        "grid.color": INK,
+        "grid.alpha": 0.13,
+        "grid.linewidth": 0.6,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "lines.linewidth": 1.7,
+        "axes.unicode_minus": True,
+    }
+    with matplotlib.rc_context(look):
+        yield lambda width, height: Canvas(figsize=(width, height), layout="constrained")
+
+
+def finish(canvas: Any, name: str, caption: str, alt: str) -> Figure:
+    """A matplotlib figure as a Figure. The same drawing gives the same bytes; ids are made unique by `name`."""
+    import matplotlib
+
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue().decode()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", text)
+    # Drop the fixed size, keep the view box: the page decides how wide a chart is.
+    text = re.sub(r'^(<svg [^>]*?) width="[^"]*"', r"\1", text)
+    text = re.sub(r'^(<svg [^>]*?) height="[^"]*"', r"\1", text)
+    pixels = round(96 * canvas.get_figwidth())
+    text = text.replace("<svg ", f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(alt)}" ', 1)
+    text = re.sub(r"\n\s*", "\n", text)
+    return Figure(name, caption, alt, text)
+
+
+def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
+    """A curve with at most `most` points: means over equal stretches, the last point kept as it is."""
+    if len(xs) <= most:
+        return list(xs), list(ys)
+    edges = [round(i * (len(xs) - 1) / (most - 1)) for i in range(most)]
+    out_x, out_y = [], []
+    for start, stop in zip(edges, edges[1:], strict=False):
+        out_x.append(sum(xs[start:stop]) / (stop - start))
+        out_y.append(sum(ys[start:stop]) / (stop - start))
+    return [*out_x, xs[-1]], [*out_y, ys[-1]]
+
+
+def smoothed(ys: Sequence[float], window: int) -> list[float]:
+    """Running mean over `window` points, centred, shorter at the ends."""
+    half = window // 2
+    return [sum(part) / len(part) for i in range(len(ys)) if (part := ys[max(0, i - half) : i + half + 1])]

@@ -1,0 +1,312 @@
+"""The tables of a sweep, made from its results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.record.records import MetricRecord, Results, Row, State
+from orchestrator.show import formats
+from orchestrator.show.answers import TypeGain
+from orchestrator.show.effects import Effect, axis_keys
+from orchestrator.show.evidence import Evidence
+from orchestrator.show.findings import Findings, find
+from orchestrator.show.grid import Column, Table, drop_empty
+from orchestrator.show.metrics import bounds, objective_value, setting, training_loss, training_summary
+from orchestrator.show.ranking import Entry, entries
+
+STRICT, LOOSE = "ifeval/prompt_level_strict_acc", "ifeval/prompt_level_loose_acc"
+TUNED = ("train.learning_rate", "train.epochs", "train.global_batch", "train.warmup_ratio", "train.lr_schedule")
+"""The columns of a tuning table, in its order."""
+TUNED_NAMES = ("learning rate", "epochs", "batch", "warmup", "LR schedule")
+
+
+def final_table(results: Results, findings: Findings | None = None) -> Table:
+    """All configurations and base rows, best first by the objective, and why those that failed did."""
+    found = findings or find(results)
+    name = results.objective.metric
+    columns = (
+        Column("", True),
+        Column("trial"),
+        Column("state"),
+        Column("seeds", True),
+        Column("train loss", True),
+        Column(formats.metric_label(name), True),
+        Column("against base" + (" (points)" if formats.is_share(name) else ""), True),
+        Column("verdict"),
+        Column("note", aside=True),
+    )
+    lines: list[tuple[float, tuple[str, ...]]] = []
+    sign = -1.0 if results.objective.direction == "max" else 1.0
+    for place, entry in enumerate(found.ranking, start=1):
+        evidence = found.evidence.get(entry.rows[0].id)
+        rank = str(place) if entry.value is not None else ""
+        lines.append((_sort_key(sign, entry.value), _final_row(results, entry, rank, evidence)))
+    for row in (row for row in results.rows if row.is_base):
+        value = objective_value(results, row)
+        shown = formats.score(name, value) + _span(name, row.metric(name))
+        lines.append((_sort_key(sign, value), ("", row.label, row.state.value, "", "", shown, "", "", _failure(row))))
+    lines.sort(key=lambda line: line[0])
+    marked = frozenset(place for place, (_, cells) in enumerate(lines) if cells[0] == "1")
+    tests = max((item.tests for item in found.evidence.values()), default=0)
+    caption = "Best first; 95 % intervals in brackets."
+    if tests:
+        caption += (
+            " Differences are paired item by item; the verdicts hold at a family-wise error of 5 % (Holm over "
+            f"{formats.count(tests, 'comparison')})."
+        )
+    table = Table(columns, tuple(cells for _, cells in lines), caption, marked)
+    return drop_empty(table, keep=("", "trial", "state", formats.metric_label(name)))
+
+
+def _final_row(results: Results, entry: Entry, rank: str, evidence: Evidence | None) -> tuple[str, ...]:
+    name = results.objective.metric
+    losses = [value for row in entry.rows if (value := training_loss(row)) is not None]
+    states = list(dict.fromkeys(row.state.value for row in entry.rows))
+    seeds = f"{len(entry.scored)} of {len(entry.rows)}" if len(entry.rows) > 1 else ""
+    span = _span(name, entry.row.metric(name)) if len(entry.scored) == 1 else ""
+    between = f" (SD{formats.spread(name, entry.deviation).replace(' ±', '')})" if entry.deviation is not None else ""
+    notes = list(dict.fromkeys(note for row in entry.rows if (note := _failure(row))))
+    return (
+        rank,
+        entry.label,
+        ", ".join(states),
+        seeds,
+        formats.loss(sum(losses) / len(losses)) if losses else formats.NONE,
+        formats.score(name, entry.value) + (span or between),
+        _difference(evidence) if evidence else formats.NONE,
+        evidence.verdict if evidence else formats.NONE,
+        "; ".join(notes),
+    )
+
+
+def tuning_table(results: Results, findings: Findings | None = None) -> Table:
+    """What was tuned and what came of it: one row per trial in the order of the plan, base rows first."""
+    found = findings or find(results)
+    metrics = _scores(results)
+    extra = list(
+        dict.fromkeys(
+            key
+            for key in [
+                *(key for axis in results.axes for key in axis_keys(axis)),
+                *(key for row in results.rows for key in row.overrides),
+            ]
+            if key not in TUNED and key != "seed"
+        )
+    )
+    many_seeds = len({row.seed for row in results.rows}) > 1
+    columns = (
+        Column("differs from the baseline by"),
+        *(Column(name, True) for name in TUNED_NAMES),
+        *(Column(formats.setting_name(key)) for key in extra),
+        *((Column("seed", True),) if many_seeds else ()),
+        Column("training loss", True),
+        *(Column(label, True) for _, label in metrics),
+    )
+    rows = []
+    for row in results.rows:
+        trains = bool(row.train) or setting(row, "method") not in (None, "none")
+        tuned = [formats.value(setting(row, key)) if trains and not row.is_base else formats.NONE for key in TUNED]
+        others = [formats.value(setting(row, key)) if not row.is_base else formats.NONE for key in extra]
+        seed = [str(row.seed)] if many_seeds else []
+        loss = formats.loss(training_loss(row))
+        scores = [formats.score(name, m.value if (m := row.metric(name)) else None) for name, _ in metrics]
+        rows.append((row.label, *tuned, *others, *seed, loss, *scores))
+    best = found.best.row.id if found.best else None
+    marked = frozenset(place for place, row in enumerate(results.rows) if row.id == best)
+    caption = "Training loss: mean per target over the last epoch, in nats."
+    table = Table(columns, tuple(rows), caption, marked)
+    return drop_empty(table, keep=("training loss", *(label for _, label in metrics)))
+
+
+def _scores(results: Results) -> list[tuple[str, str]]:
+    """Metrics of the tuning table with their headings: strict and loose where IFEval ran, and the objective."""
+    names = {name for row in results.rows for record in row.evals.values() for name in record.metrics}
+    shown = [(name, label) for name, label in ((STRICT, "strict"), (LOOSE, "loose")) if name in names]
+    objective = results.objective.metric
+    if objective not in [name for name, _ in shown] and objective != "train/loss":
+        shown.append((objective, formats.metric_label(objective)))
+    return shown
+
+
+def configuration_table(row: Row) -> Table:
+    """All that the training of one trial was set to, as it was resolved on the machine that ran it."""
+    summary: dict[str, Any] = row.train.get("summary", {})
+
+    def of(key: str) -> str:
+        found = training_summary(row, key)
+        return formats.NONE if found is None else formats.value(found)
+
+    total, trainable = summary.get("total_parameters"), summary.get("trainable_parameters")
+    ratio, steps = of("warmup_ratio"), summary.get("warmup_steps")
+    pairs = [
+        ("method", formats.value(row.train.get("method") or setting(row, "method"))),
+        ("model", formats.value(setting(row, "model.path"))),
+        ("data", formats.value(setting(row, "data.path"))),
+        ("loss on", formats.value(setting(row, "data.train_on"))),
+        ("device", of("device")),
+        ("workers", of("workers")),
+        ("micro batch", of("micro_batch")),
+        ("accumulation", of("accumulation")),
+        ("effective batch", of("global_batch")),
+        ("learning rate", of("learning_rate")),
+        ("epochs", of("epochs")),
+        ("total steps", formats.number(found) if (found := summary.get("total_steps")) is not None else formats.NONE),
+        ("max length", _with_unit(of("max_length"), "tokens")),
+        ("warmup", ratio if steps is None else f"{ratio} ({formats.count(steps, 'step')})"),
+        ("LR schedule", formats.SCHEDULES.get(of("lr_schedule"), of("lr_schedule"))),
+        ("dtype", of("dtype")),
+        ("precision", of("precision")),
+        ("attention", of("attention") if "attention" in summary else formats.value(setting(row, "model.attention"))),
+        ("trained parameters", f"{trainable:,} of {total:,}" if trainable is not None and total else formats.NONE),
+        ("seed", str(row.seed)),
+        ("rows trained on", _count(row, "train")),
+        ("rows held out", _count(row, "heldout")),
+        ("training time", formats.duration(row.train.get("seconds"))),
+        ("peak memory", _megabytes(row.train.get("peak_memory_bytes"))),
+    ]
+    known = tuple((name, text) for name, text in pairs if text not in (formats.NONE, "none", ""))
+    return Table((Column("setting"), Column("value")), known, f"Trial {row.id}")
+
+
+def improvement_table(
+    results: Results, lines: Sequence[tuple[str, float | None, float | None, Evidence | None]]
+) -> Table:
+    """Base against best, one metric a line; the objective is marked."""
+    rows = []
+    for name, old, new, evidence in lines:
+        rows.append(
+            (
+                formats.metric_label(name),
+                formats.score(name, old),
+                formats.score(name, new),
+                formats.difference(name, evidence.difference) if evidence else formats.NONE,
+                formats.interval(name, evidence.low, evidence.high) if evidence else formats.NONE,
+                formats.number(evidence.n) if evidence and evidence.n else formats.NONE,
+                formats.p_value(evidence.p).replace("p = ", "").replace("p ", "") if evidence else "",
+            )
+        )
+    heads = ("metric", "base", "best", "improvement", "95 % interval", "pairs", "p")
+    columns = tuple(Column(name, place > 0) for place, name in enumerate(heads))
+    marked = frozenset(place for place, line in enumerate(lines) if line[0] == results.objective.metric)
+    caption = (
+        "Paired over the items that both answered. The p-value of the objective (in bold) is adjusted for the number of "
+        "configurations; the other metrics describe and are not adjusted."
+    )
+    return drop_empty(Table(columns, tuple(rows), caption, marked), keep=("metric", "base", "best"))
+
+
+def effects_table(results: Results, found: Sequence[Effect]) -> Table:
+    """Every value of every axis against the axis's reference value."""
+    name = results.objective.metric
+    rows = []
+    for effect in found:
+        label = ", ".join(formats.setting_name(key) for key in axis_keys(effect.axis))
+        if not effect.points:
+            rows.append((label, formats.value(effect.reference), formats.NONE, *[formats.NONE] * 5, effect.reason))
+        for point in effect.points:
+            evidence = point.evidence
+            rows.append(
+                (
+                    label,
+                    formats.value(effect.reference),
+                    formats.value(point.value),
+                    formats.score(name, point.reference_score),
+                    formats.score(name, point.score),
+                    formats.difference(name, evidence.difference),
+                    formats.interval(name, evidence.low, evidence.high),
+                    str(point.pairs),
+                    evidence.verdict if evidence.verdict != "not comparable" else evidence.reason,
+                )
+            )
+    heads = ("axis", "from", "to", "score before", "score after", "difference", "95 % interval", "trial pairs", "verdict")
+    columns = tuple(Column(head, head not in ("axis", "from", "to", "verdict")) for head in heads)
+    caption = (
+        "Pairs of trials that differ in one axis alone, compared item by item; over several pairs each item is averaged "
+        "first. These verdicts are not adjusted for their number."
+    )
+    return Table(columns, tuple(rows), caption)
+
+
+def types_table(gains: Sequence[TypeGain]) -> Table:
+    """Instruction types by how much they gained."""
+    rows = tuple(
+        (
+            item.type,
+            str(item.n),
+            f"{item.base} ({100 * item.base / item.n:.0f} %)",
+            f"{item.best} ({100 * item.best / item.n:.0f} %)",
+            formats.difference("x/acc", item.gain),
+            "still failing" if item.still_failing else "",
+        )
+        for item in gains
+    )
+    heads = ("instruction type", "asked", "base follows", "best follows", "gain", "")
+    return Table(tuple(Column(head, 0 < place < 5) for place, head in enumerate(heads)), rows, "Strict, by instruction.")
+
+
+def counts_table(counts: Sequence[tuple[int, int, int, int]]) -> Table:
+    """Passed prompts by how many instructions they hold."""
+    rows = tuple(
+        (str(number), str(n), f"{old} ({100 * old / n:.0f} %)", f"{new} ({100 * new / n:.0f} %)")
+        for number, n, old, new in counts
+    )
+    heads = ("instructions in the prompt", "prompts", "base passes", "best passes")
+    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), rows, "Strict, by prompt.")
+
+
+def fits_table(results: Results, findings: Findings) -> Table:
+    """The verdict on each trial's curves with its reason."""
+    rows = []
+    for entry in entries(results):
+        for row in entry.rows:
+            fit = findings.fits.get(row.id)
+            if fit is not None:
+                final = row.train.get("metrics", {}).get("train/heldout_loss")
+                rows.append((row.label, formats.loss(training_loss(row)), formats.loss(final), fit.kind, fit.reason))
+    columns = (
+        Column("trial"),
+        Column("training loss", True),
+        Column("held-out loss", True),
+        Column("verdict"),
+        Column("because"),
+    )
+    return Table(columns, tuple(rows))
+
+
+def _sort_key(sign: float, value: float | None) -> float:
+    return float("inf") if value is None else sign * value
+
+
+def _span(name: str, metric: MetricRecord | None) -> str:
+    span = bounds(name, metric)
+    if span is None:
+        return ""
+    low, high = (formats.score(name, edge).removesuffix(" %") for edge in span)
+    return f" ({low} to {high})"
+
+
+def _difference(evidence: Evidence) -> str:
+    head = formats.difference(evidence.metric, evidence.difference, unit=False)
+    if evidence.low is None or evidence.high is None:
+        return head
+    return f"{head} ({formats.interval(evidence.metric, evidence.low, evidence.high)})"
+
+
+def _failure(row: Row) -> str:
+    if row.failure is None:
+        return "" if row.state is not State.FAILED else "failed without a recorded reason"
+    return formats.one_line(f"{row.failure.phase}: {row.failure.kind}: {row.failure.message}", 160)
+
+
+def _count(row: Row, name: str) -> str:
+    found = row.train.get("rows", {}).get(name)
+    return formats.NONE if found is None else formats.number(found)
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return text if text == formats.NONE else f"{text} {unit}"
+
+
+def _megabytes(size: float | None) -> str:
+    if not size:
+        return formats.NONE
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
