@@ -94,9 +94,10 @@ def tango(gains: int, losses: int, n: int, confidence: float = 0.95) -> tuple[fl
         variance = n * (2 * q + d * (1 - d))
         return abs(gains - losses - n * d) - z * math.sqrt(max(0.0, variance))
 
-    edge = 1e-12
-    low = -1.0 if excess(-1 + edge) <= 0 else brentq(excess, -1 + edge, difference, xtol=1e-12)
-    high = 1.0 if excess(1 - edge) <= 0 else brentq(excess, difference, 1 - edge, xtol=1e-12)
+    # Just off the estimate: where no verdict differs the variance is 0 there, and the equation has a false root.
+    edge, off = 1 - 1e-12, 1e-9
+    low = -1.0 if difference - off <= -edge or excess(-edge) <= 0 else brentq(excess, -edge, difference - off)
+    high = 1.0 if difference + off >= edge or excess(edge) <= 0 else brentq(excess, difference + off, edge)
     return float(low), float(high)
 
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals._types import DataError
+from evals._types import Unavailable
 
 NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
 """Instruction types whose checkers call NLTK's sentence or word tokenizer; all others of lm-eval's do without."""
@@ -25,19 +25,20 @@ def import_checkers() -> None:
     """Import lm-eval's IFEval checkers without the download of punkt_tab that importing them tries, needed or not."""
     import nltk
 
-    real = nltk.download
-    nltk.download = lambda *_args, **_kwargs: False
+    # It downloads what `find` does not find, and then says that it did, whether that worked or not.
+    real = nltk.data.find
+    nltk.data.find = lambda *_args, **_kwargs: None
     try:
         importlib.import_module("lm_eval.tasks.ifeval.instructions_util")
     finally:
-        nltk.download = real
+        nltk.data.find = real
 
 
 def require(prompts: Sequence[Mapping[str, Any]], place: str) -> None:
     """See to it that punkt_tab is here if one of the prompts needs it.
 
     Looks on NLTK's path, NLTK_DATA included; where it is absent and going online is allowed, lm-eval may fetch it.
-    Raises DataError, naming the prompts, when it is needed and cannot be had.
+    Raises Unavailable, naming the prompts, when it is needed and cannot be had.
     """
     import nltk
 
@@ -60,7 +61,7 @@ def require(prompts: Sequence[Mapping[str, Any]], place: str) -> None:
     types = sorted({name for row in needing for name in row["instruction_id_list"]} & NEEDS_PUNKT)
     keys = [str(row["key"]) for row in needing]
     some = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
-    raise DataError(
+    raise Unavailable(
         f"{place}: {len(keys)} of {len(prompts)} prompts (keys {some}) use {' and '.join(types)}, whose checkers need "
         f"NLTK's punkt_tab, and it is in none of {', '.join(nltk.data.path)}. {tried} Get it once where there is a "
         "network (python -m nltk.downloader punkt_tab) and set NLTK_DATA to the folder that holds tokenizers/punkt_tab."

@@ -28,7 +28,11 @@ class Settings(BaseModel):
 
 
 class DataError(ValueError):
-    """The data or a resource of an eval cannot be used here; the message names the place, the value and the way out."""
+    """The data of an eval cannot be used; the message names the place, the value and the way out."""
+
+
+class Unavailable(DataError):
+    """Something outside the data is missing on this machine or cannot be reached now: the same input may work later."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def harness() -> str:
 def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
     """Answer every prompt greedily under the subject's template, and score. `data` is None for a hub data set.
 
-    Raises DataError for rows that are not in IFEval's layout, and where NLTK's punkt_tab is needed and absent.
+    Raises DataError for rows that are not in IFEval's layout, Unavailable where NLTK's punkt_tab is needed and absent.
     """
     from evals._lm import adapter
 

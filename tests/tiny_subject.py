@@ -1,24 +1,13 @@
-"""A random Llama with a byte tokenizer, and TinyStories-656K where it lies beside the project: subjects for tests."""
+"""Subjects for tests of evals: a random Llama with a byte tokenizer, and TinyStories-656K from its folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from evals._types import Encoded
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-
-
-def shared(name: str) -> Path:
-    """A path of the shared test data; skips the test when it is absent."""
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    return path
 
 
 @dataclass
@@ -105,9 +94,8 @@ def tiny_subject(seed: int = 0, max_length: int = 512, stops: Sequence[int] = ()
     return TinySubject(model, tokenizer, "cpu", max_length, (2, 4, *stops))
 
 
-def stories_subject() -> TinySubject:
+def stories_subject(folder: Path) -> TinySubject:
     """TinyStories-656K with its tokenizer.json as it stands, ended by EOS."""
-    folder = shared("tinystories-656k")
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(

@@ -1,0 +1,148 @@
+import math
+
+import pytest
+import torch
+
+from evals._forward import cut_left
+from evals._generate import greedy
+from tests.tiny_subject import stories_subject, tiny_subject
+
+PROMPTS = ["a", "Tell me about the sea.", "b" * 40, "one two three", "?", "The cat sat on the mat and then it left."]
+
+
+def plain(subject, ids, limit):
+    """Greedy decoding with no cache, no padding and no batch."""
+    ids, made = list(ids), []
+    while len(made) < limit:
+        with torch.inference_mode():
+            token = int(subject.model(torch.tensor([ids])).logits[0, -1].argmax())
+        if token in subject.stop_token_ids:
+            break
+        made.append(token)
+        ids.append(token)
+    return made
+
+
+@pytest.fixture(scope="module")
+def subject():
+    # Many stop tokens make a random model end at many different lengths.
+    return tiny_subject(stops=range(60, 75))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
+def test_a_batch_generates_what_each_prompt_alone_does_without_cache(subject, batch_size):
+    prompts = [subject.tokenize(text) for text in PROMPTS]
+    expected = [plain(subject, ids, 24) for ids in prompts]
+    answers = greedy(subject, prompts, 24, batch_size)
+    assert [answer.tokens for answer in answers] == [len(ids) for ids in expected]
+    assert [answer.text for answer in answers] == [
+        subject.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected
+    ]
+    assert len({answer.tokens for answer in answers}) > 2, "the rows of this test must end at different steps"
+
+
+def test_padding_moves_no_position_of_a_model_with_learnt_positions():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    subject = tiny_subject()
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=261, n_embd=32, n_layer=2, n_head=2, n_positions=128, initializer_range=0.3)
+    subject.model = GPT2LMHeadModel(config).eval()
+    prompts = [subject.tokenize(text) for text in PROMPTS]
+    expected = [subject.tokenizer.decode(plain(subject, ids, 16), skip_special_tokens=True) for ids in prompts]
+    assert [answer.text for answer in greedy(subject, prompts, 16, 6)] == expected
+
+
+def test_generation_says_why_it_ended(subject):
+    answers = greedy(subject, [subject.tokenize(text) for text in PROMPTS], 24)
+    assert {(answer.finish, answer.tokens == 24) for answer in answers} == {("stop", False), ("length", True)}
+
+
+def test_generation_equals_that_of_transformers(shared_file):
+    subject = stories_subject(shared_file("tinystories-656k"))
+    subject.stop_token_ids = ()
+    prompts = [subject.tokenize("Once upon a time" + " there was a girl" * k) for k in range(6)]
+    answers = greedy(subject, prompts, 40, batch_size=4)
+    for ids, answer in zip(prompts, answers, strict=True):
+        out = subject.model.generate(
+            torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert answer.text == subject.tokenizer.decode(out[0][len(ids) :], skip_special_tokens=True)
+
+
+def test_special_tokens_and_the_stop_token_stay_out_of_the_text():
+    special = tiny_subject()
+    start = special.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    script = [start, special.tokenizer.convert_tokens_to_ids("h"), start, special.tokenizer.convert_tokens_to_ids("i")]
+    special.model = Scripted([*script, 4, 99], len(special.tokenizer))
+    answer = greedy(special, [special.tokenize("x")], 10)[0]
+    assert (answer.text, answer.tokens, answer.finish) == ("hi", 4, "stop")
+
+
+def test_a_stop_string_ends_generation_and_is_cut_off():
+    subject = tiny_subject()
+    ids = subject.tokenizer("one\ntwo END three", add_special_tokens=False)["input_ids"]
+    subject.model = Scripted(ids, len(subject.tokenizer))
+    answer = greedy(subject, [subject.tokenize("x")], 50, until=["END", "never"])[0]
+    assert (answer.text, answer.finish, answer.tokens) == ("one\ntwo ", "until", len("one\ntwo END"))
+
+
+def test_a_special_token_given_as_stop_string_stops_by_its_id():
+    subject = tiny_subject()
+    subject.stop_token_ids = ()
+    subject.model = Scripted([*subject.tokenizer("ab")["input_ids"], 4, 70, 71], len(subject.tokenizer))
+    answer = greedy(subject, [subject.tokenize("x")], 50, until=["<|im_end|>"])[0]
+    assert (answer.text, answer.finish) == ("ab", "stop")
+
+
+def test_a_model_without_cache_gives_the_same(subject):
+    prompts = [subject.tokenize(text) for text in PROMPTS]
+    with_cache = greedy(subject, prompts, 12, 3)
+    bare = tiny_subject(stops=range(60, 75))
+    forward = bare.model.forward
+
+    def no_cache(input_ids, attention_mask, past_key_values=None, use_cache=None, position_ids=None):
+        return forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
+
+    bare.model.forward = no_cache
+    assert greedy(bare, prompts, 12, 3) == with_cache
+
+
+def test_generation_stops_where_the_context_is_full():
+    subject = tiny_subject(max_length=64)
+    subject.stop_token_ids = ()
+    short, long = subject.tokenize("x" * 45), subject.tokenize("y" * 200)
+    first, second = greedy(subject, [short, long], 200)
+    assert (len(short) + first.tokens, first.finish, first.is_cut) == (64, "length", False)
+    assert (second.tokens, second.is_cut) == (64 // 4, True)
+
+
+def test_a_cut_prompt_keeps_its_bos_and_its_end():
+    assert cut_left([1, 5, 6, 7, 8], 3, bos_id=1) == [1, 7, 8]
+    assert cut_left([5, 6, 7, 8], 3, bos_id=1) == [6, 7, 8]
+    assert cut_left([1, 5], 3, bos_id=1) == [1, 5]
+
+
+def test_an_empty_prompt_is_refused(subject):
+    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
+        greedy(subject, [[5], []], 4)
+
+
+def test_no_prompts_give_no_answers(subject):
+    assert greedy(subject, [], 4) == []
+
+
+class Scripted:
+    """A model whose most likely next token is given by how many it has made."""
+
+    def __init__(self, script, vocabulary):
+        self.script, self.vocabulary, self.made = script, vocabulary, 0
+
+    def forward(self, input_ids, attention_mask, past_key_values, use_cache):
+        raise NotImplementedError
+
+    def __call__(self, input_ids, attention_mask, past_key_values, use_cache):
+        logits = torch.full((*input_ids.shape, self.vocabulary), -math.inf)
+        logits[:, -1, self.script[self.made]] = 0.0
+        self.made += 1
+        return type("Out", (), {"logits": logits, "past_key_values": None})()

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from evals import samples
+from evals._types import DataError
+from tests.tiny_subject import tiny_subject
+
+SINGLE = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]
+MULTI = [*SINGLE, {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "Now we go."}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return tiny_subject()
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_the_answer_stands_beside_the_real_turn(subject, tmp_path):
+    data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE}, {"messages": MULTI}])
+    result = samples.run(subject, samples.Config(max_new_tokens=5), data, tmp_path)
+    assert [sample["reference"] for sample in result.samples] == ["Hi.", "Now we go."]
+    assert result.samples[0]["prompt"] == "Hello?"
+    assert result.samples[1]["prompt"] == "user: Hello?\nassistant: Hi.\nuser: And now?"
+    assert subject.shown[-2:] == [subject.prompt(SINGLE[:1]), subject.prompt(MULTI[:3])]
+    assert all(sample["answer"] and sample["tokens"] <= 5 for sample in result.samples)
+
+
+def test_the_metrics_count_answers_and_endings(tmp_path):
+    subject = tiny_subject()
+    data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE}] * 3)
+    running = samples.run(subject, samples.Config(max_new_tokens=5), data, tmp_path)
+    assert running.metrics["samples/finished"].value == 0
+    subject.stop_token_ids = tuple(range(len(subject.tokenizer)))
+    stopped = samples.run(subject, samples.Config(max_new_tokens=5), data, tmp_path)
+    assert stopped.metrics["samples/finished"].value == 1
+    assert stopped.metrics["samples/answered"].value == 0
+
+
+def test_the_users_turn_of_a_single_exchange_follows_the_answer():
+    assert samples.split_turn(SINGLE, "user") == ([SINGLE[1]], "Hello?")
+    assert samples.split_turn([SYSTEM, *SINGLE], "user") == ([SYSTEM, SINGLE[1]], "Hello?")
+
+
+def test_the_users_turn_of_a_longer_exchange_keeps_its_order_under_a_system_message():
+    before, reference = samples.split_turn(MULTI, "user")
+    assert reference == "And now?"
+    assert before == [{"role": "system", "content": samples.PREDICTOR}, *SINGLE]
+    assert samples.split_turn([SYSTEM, *MULTI], "user") == ([SYSTEM, *SINGLE], "And now?")
+
+
+def test_in_order_never_turns_an_exchange_round():
+    before, reference = samples.split_turn(SINGLE, "user", "in_order")
+    assert (before, reference) == ([{"role": "system", "content": samples.PREDICTOR}], "Hello?")
+
+
+def test_an_answer_to_nothing_is_no_sample():
+    assert samples.split_turn([SINGLE[1]], "assistant")[1] is None
+    assert samples.split_turn([SINGLE[0]], "assistant")[1] is None
+    assert samples.split_turn([SINGLE[1]], "user")[1] is None
+
+
+def test_rows_with_a_prompt_have_no_reference_unless_given(subject, tmp_path):
+    data = write(tmp_path / "p.jsonl", [{"key": 5, "prompt": "Say x"}, {"key": 6, "prompt": "y", "response": "z"}])
+    result = samples.run(subject, samples.Config(max_new_tokens=2), data, tmp_path)
+    assert [(s["key"], s["prompt"], s["reference"]) for s in result.samples] == [("5", "Say x", None), ("6", "y", "z")]
+
+
+def test_only_the_first_n_turns_are_generated(subject, tmp_path):
+    data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE[:1]}, *[{"messages": SINGLE}] * 5])
+    result = samples.run(subject, samples.Config(n=2, max_new_tokens=1), data, tmp_path)
+    assert [sample["key"] for sample in result.samples] == ["1", "2"]
+
+
+def test_data_without_such_a_turn_is_an_error(subject, tmp_path):
+    data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE[:1]}])
+    with pytest.raises(DataError, match="no row has a turn of role 'assistant'"):
+        samples.run(subject, samples.Config(), data, tmp_path)
