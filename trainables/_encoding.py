@@ -20,6 +20,7 @@ class Writer:
         self.template = tokenizer.chat_template
         self.fast = bool(getattr(tokenizer, "is_fast", False))
         self.edges = edges(tokenizer)
+        self.added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
         self.renderer = Renderer(template_renderer(tokenizer))
         self.counter = Counter(self.tokenize, self.edges)
 
@@ -77,7 +78,7 @@ class Encoder:
         whole = message_spans(counts, len(tokens.ids))
         chosen = whole
         if self.data.mask_span == "content":
-            chosen = content_spans(rendering, tokens, whole, writer.tokenize, writer.edges)
+            chosen = content_spans(rendering, tokens, whole, writer.tokenize, writer.added)
         return mark(tokens.ids, [message["role"] for message in messages], whole, chosen, self.data.train_on)
 
     def _note(self, foretold: bool, tokens: Tokens) -> None:

@@ -187,8 +187,9 @@ def notes(tokenizer: Any) -> list[str]:
     """What a user should know about this tokenizer and its template, one line each."""
     found = []
     if tokenizer.chat_template == CHATML:
-        known = tokenizer.get_vocab()
-        missing = [token for token in ("<|im_start|>", "<|im_end|>") if token not in known]
+        unknown = (None, tokenizer.unk_token_id)
+        marks = ("<|im_start|>", "<|im_end|>")
+        missing = [token for token in marks if tokenizer.convert_tokens_to_ids(token) in unknown]
         if missing:
             found.append(
                 f"chat template: the model has none, and the built-in ChatML's {' and '.join(missing)} are not in its "
@@ -232,11 +233,11 @@ def probe_difference(path: str | Path, revision: str | None = None, trust_remote
 def tokenizer_hash(tokenizer: Any) -> str:
     """SHA-256 of all that decides which ids a conversation gets: the tokenizer, its template, its special tokens."""
     if getattr(tokenizer, "is_fast", False):
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Padding and truncation are set by each call: what the last caller asked for is no part of the tokenizer.
-        content.update(padding=None, truncation=None)
+        whole = tokenizer.backend_tokenizer.to_str()
+        # Truncation and padding stand before the added tokens; they are what the last caller asked for.
+        content = whole[whole.index('"added_tokens"') :]
     else:
-        content = {"class": type(tokenizer).__qualname__, "vocab": tokenizer.get_vocab()}
+        content = json.dumps({"class": type(tokenizer).__qualname__, "vocab": tokenizer.get_vocab()}, sort_keys=True)
     special = {name: getattr(tokenizer, name, None) for name in SPECIAL}
-    whole = {"tokenizer": content, "template": tokenizer.chat_template, "special": special}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+    rest = json.dumps({"template": tokenizer.chat_template, "special": special}, sort_keys=True, default=str)
+    return hashlib.sha256(f"{content}\0{rest}".encode()).hexdigest()

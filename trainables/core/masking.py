@@ -11,9 +11,10 @@ prefix has the tokens of the whole, and only the piece behind it is tokenized ag
 short known text.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -130,51 +131,64 @@ def message_spans(counts: Sequence[int], total: int) -> list[Span]:
 
 
 def content_spans(
-    rendering: Rendering, tokens: Tokens, whole: Sequence[Span], tokenize: Tokenize, edges: Mapping[int, str]
+    rendering: Rendering, tokens: Tokens, whole: Sequence[Span], tokenize: Tokenize, added: Mapping[int, str]
 ) -> list[Span]:
     """Positions of each message's text and its end-of-turn token.
 
-    The end-of-turn token is the first added token that the template writes behind the text for this message; where it
-    writes only ordinary text there (`[/INST]`), that text without its surrounding blanks. An added token that swallowed
-    the text's first blank is the header's. A message whose text is not found in the rendering keeps its span out of
-    `whole`.
+    The end-of-turn token is the first added token (`added`: id -> text) that the template writes behind the text for
+    this message; where it writes only ordinary text there (`[/INST]`), that text without the blanks behind it. An added
+    token that swallowed the text's first blank is the header's. A message whose text is not found in the rendering
+    keeps its span out of `whole`. Without offsets that can be trusted, the texts up to both ends are tokenized and
+    counted.
     """
+    exact = tokens.offsets is not None and covers(rendering.text, tokens.offsets)
+    known = frozenset(added.values())
     spans = []
     for index, content in enumerate(rendering.contents):
         if content is None:
             spans.append(whole[index])
             continue
         start, stop = content
-        prefix = rendering.prefixes[index + 1]
-        footer = max(stop, common_prefix(rendering.text, prefix)) if prefix is not None else stop
-        if tokens.offsets is None:
-            end = stop + len(rendering.text[stop:footer].rstrip())
-            spans.append((len(tokenize(rendering.text[:start]).ids), len(tokenize(rendering.text[:end]).ids)))
+        footer = rendering.footers[index]
+        end = stop + (end_of_turn(footer, known) if rendering.text.startswith(footer, stop) else 0)
+        if exact:
+            spans.append(_overlapping(tokens, start, end, added))
         else:
-            spans.append(_content_span(rendering.text, tokens, start, stop, footer, edges))
+            spans.append((len(tokenize(rendering.text[:start]).ids), len(tokenize(rendering.text[:end]).ids)))
     return spans
 
 
-def _content_span(text: str, tokens: Tokens, start: int, stop: int, footer: int, edges: Mapping[int, str]) -> Span:
+@lru_cache(maxsize=256)
+def end_of_turn(footer: str, added: frozenset[str]) -> int:
+    """How many characters of a message's footer are its end marker: up to the end of the first added token in it (the
+    longest of those that begin there), all but the last blanks where there is none."""
+    found = [(at, -len(text)) for text in added if (at := footer.find(text)) >= 0]
+    return min(found)[0] - min(found)[1] if found else len(footer.rstrip())
+
+
+def _overlapping(tokens: Tokens, start: int, end: int, added: Mapping[int, str]) -> Span:
     offsets = tokens.offsets
     assert offsets is not None
     first = bisect_right(offsets, start, key=lambda offset: offset[1])
-    while first < len(offsets) and offsets[first][0] < start and tokens.ids[first] in edges:
+    while first < len(offsets) and offsets[first][0] < start and tokens.ids[first] in added:
         first += 1
-    after = first
-    while after < len(offsets) and offsets[after][0] < stop:
-        after += 1
-    end = after
-    while end < len(offsets) and offsets[end][0] < footer:
-        written = edges.get(tokens.ids[end])
-        if written is not None and text.startswith(written, offsets[end][0]):
-            # Its own text has to be the message's, though not the blanks that it swallows behind it.
-            return (first, end + 1 if offsets[end][0] + len(written) <= footer else after)
-        end += 1
-    marker = stop + len(text[stop:footer].rstrip())
-    while after < len(offsets) and offsets[after][0] < marker:
-        after += 1
-    return (first, after)
+    last = bisect_left(offsets, end, lo=first, key=lambda offset: offset[0])
+    return (first, last)
+
+
+def covers(text: str, offsets: Sequence[Span]) -> bool:
+    """Whether the tokens' character spans go through the whole text in order, leaving out blanks at most.
+
+    A tokenizer that drops characters it does not know can give shifted spans behind them.
+    """
+    if not offsets:
+        return not text.strip()
+    starts, stops = np.asarray(offsets, dtype=np.int64).T
+    if (np.diff(starts) < 0).any() or (np.diff(stops) < 0).any():
+        return False
+    gaps = np.flatnonzero(starts[1:] > stops[:-1])
+    pieces = [text[: starts[0]], text[stops[-1] :], *(text[stops[at] : starts[at + 1]] for at in gaps)]
+    return not any(piece.strip() for piece in pieces)
 
 
 def mark(

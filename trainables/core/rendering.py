@@ -70,6 +70,9 @@ class Rendering:
     """k + 1 texts: that of messages[:i] for i in 0..k; "" for no messages, None where the template refuses them."""
     contents: tuple[tuple[int, int] | None, ...]
     """k character spans of the contents in `text`; None where a content does not appear as it was given."""
+    footers: tuple[str, ...]
+    """k texts: what the template writes behind each content for that message. Where a template closes every text, it
+    may be a few characters more: those with which both the closing and the next header begin."""
     foretold: bool
     """True when one rendering was enough; False when each prefix was rendered."""
 
@@ -87,10 +90,12 @@ class Renderer:
         text = self._render(messages)
         forms = self._learn(tuple(message["role"] for message in messages))
         whole = forms[-1]
+        footers = _footers(forms)
         if whole is not None and whole.fill(contents) == text:
             prefixes = ["", *(form.fill(contents) if form is not None else None for form in forms[:-1]), text]
-            return Rendering(text, tuple(prefixes), tuple(whole.places(contents)), foretold=True)
-        return Rendering(text, tuple(self._prefixes(messages, text)), tuple(_search(text, contents)), foretold=False)
+            return Rendering(text, tuple(prefixes), tuple(whole.places(contents)), footers, foretold=True)
+        places = _search(text, contents)
+        return Rendering(text, tuple(self._prefixes(messages, text)), tuple(places), footers, foretold=False)
 
     def _prefixes(self, messages: Sequence[Message], text: str) -> list[str | None]:
         return ["", *(_try(self._render, messages[:stop]) for stop in range(1, len(messages))), text]
@@ -166,6 +171,18 @@ def _form(text: str) -> Form:
         slots.append(Slot(int(match.group(2)), left=not match.group(1), right=not match.group(3)))
         at = match.end()
     return Form((*literals, text[at:]), tuple(slots))
+
+
+def _footers(forms: Sequence[Form | None]) -> tuple[str, ...]:
+    """For each message the text behind its content that both the whole and the prefix that ends with it have."""
+    whole = forms[-1]
+    behind = {} if whole is None else {slot.message: whole.literals[at + 1] for at, slot in enumerate(whole.slots)}
+    footers = []
+    for message, form in enumerate(forms):
+        end = form.literals[-1] if form is not None else ""
+        following = behind.get(message, "")
+        footers.append(end[: common_prefix(end, following)])
+    return tuple(footers)
 
 
 def _try(render: Render, messages: Sequence[Message]) -> str | None:
