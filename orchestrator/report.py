@@ -17,7 +17,9 @@ def load_results(place: Path) -> Results:
     path = place / "results.json" if place.is_dir() else place
     again = "Run the sweep again to make it: what is finished is not run twice."
     if not path.is_file():
-        raise MissingDataError(f"{path}: there is no such file; give the folder of a sweep (outputs/sweeps/NAME). {again}")
+        raise MissingDataError(
+            f"{path}: there is no such file; give the folder of a sweep (outputs/sweeps/NAME). {again}"
+        )
     try:
         return Results.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the models wrote: prompts whose verdict changed, instruction types by gain, and generated turns beside real ones."""
+"""What the models wrote: prompts whose verdict changed, instruction types by gain, generated turns beside real ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -71,8 +71,8 @@ def effects(results: Results) -> list[Effect]:
 
 
 def effect(results: Results, axis: str) -> Effect:
-    """The effect of one axis. Where several pairs of trials differ in this axis alone (a grid), each prompt's scores are
-    averaged over them first, so that the interval is over prompts."""
+    """The effect of one axis. Where several pairs of trials differ in this axis alone (a grid), each prompt's scores
+    are averaged over them first, so that the interval is over prompts."""
     values = axis_values(results, axis)
     if len(values) < 2:
         return Effect(axis, values[0] if values else None, (), "it has one value among the trials")
@@ -88,9 +88,7 @@ def effect(results: Results, axis: str) -> Effect:
     return Effect(axis, values[0], tuple(points), reason)
 
 
-def _matched(
-    results: Results, rows: Sequence[Row], axis: str, reference: Any, value: Any
-) -> list[tuple[Row, Row]]:
+def _matched(results: Results, rows: Sequence[Row], axis: str, reference: Any, value: Any) -> list[tuple[Row, Row]]:
     """Pairs of trials (reference, value) that are equal in every other axis, in the seed and in the method."""
     first = {_rest(results, row, axis): row for row in rows if same(axis_value(row, axis), reference)}
     pairs = []

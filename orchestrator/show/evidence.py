@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.record.records import Results, Row
-from orchestrator.show.metrics import samples_of
+from orchestrator.show.formats import p_value
+from orchestrator.show.metrics import direction_of, samples_of
 from orchestrator.show.ranking import Entry, base_of, entries
 
 ALPHA = 0.05
@@ -55,10 +56,10 @@ def judge(pairing: "_Pairing", metric: str, direction: str, p: float | None, tes
     elif p < ALPHA:
         gain = pairing.difference > 0 if direction == "max" else pairing.difference < 0
         verdict = "better" if gain else "worse"
-        reason = f"adjusted p {p:.3g} is below {ALPHA}"
+        reason = f"{'adjusted ' if tests > 1 else ''}{p_value(p)}, below {ALPHA}"
     else:
         verdict = "not separable"
-        reason = f"adjusted p {p:.3g} is not below {ALPHA}"
+        reason = f"{'adjusted ' if tests > 1 else ''}{p_value(p)}, not below {ALPHA}"
     reason = f"{reason}; {pairing.reason}" if pairing.reason and pairing.reason not in reason else reason
     return Evidence(
         metric=metric,
@@ -101,8 +102,6 @@ def against_base(results: Results, metric: str | None = None) -> dict[str, Evide
             pairings[entry.rows[0].id] = _pair([base], rows, name)
     adjusted = holm([math.nan if found.p is None else found.p for found in pairings.values()])
     tests = sum(not math.isnan(p) for p in adjusted)
-    from orchestrator.show.metrics import direction_of
-
     direction = direction_of(results, name)
     return {
         id_: judge(found, name, direction, None if math.isnan(p) else p, tests)

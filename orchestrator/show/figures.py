@@ -1,4 +1,4 @@
-"""The charts of a sweep. Each returns None where the records it draws are absent."""
+"""The charts of scores. Each returns None where the records it draws are absent."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,107 +8,22 @@ from orchestrator.show import formats
 from orchestrator.show.answers import TypeGain
 from orchestrator.show.effects import axis_keys, axis_value, axis_values, effect, same
 from orchestrator.show.findings import Findings
-from orchestrator.show.metrics import bounds, heldout_of, metric_names, objective_value, steps_of, target, trained
+from orchestrator.show.metrics import bounds, metric_names, objective_value, target, trained
 from orchestrator.show.ranking import base_of
-from orchestrator.show.svg import BASE, BEST, COLORS, GOAL, HELDOUT, INK, WIDTH, Figure, finish, smoothed, style, thinned
+from orchestrator.show.svg import (
+    BASE,
+    BEST,
+    GOAL,
+    HELDOUT,
+    INK,
+    WIDTH,
+    Figure,
+    finish,
+    style,
+)
 
-MOST_PANELS = 12
-"""Trials whose curves are drawn, the best ones; the rest are in the tables."""
-
-
-def loss_curves(results: Results, findings: Findings) -> Figure | None:
-    """Training loss (raw and smoothed) and held-out loss, a panel per trial on common axes."""
-    rows = [row for entry in findings.ranking for row in entry.rows if len(steps_of(row)) > 1]
-    shown = rows[:MOST_PANELS]
-    if not shown:
-        return None
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    with style() as canvas_of:
-        canvas = canvas_of(WIDTH if columns > 1 else WIDTH * 0.6, 2.15 * lines + 0.35)
-        grid = canvas.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place < len(shown):
-                _loss_panel(axes, shown[place], findings)
-                if place + columns >= len(shown):
-                    axes.tick_params(labelbottom=True)
-            else:
-                axes.set_visible(False)
-        canvas.supxlabel("step (optimizer updates)", fontsize=9.5)
-        canvas.supylabel("loss (nats per target)", fontsize=9.5)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        for axes in grid.flat:
-            more = axes.get_legend_handles_labels()
-            if len(more[0]) > len(handles):
-                handles, labels = more
-        canvas.legend(handles, labels, loc="outside upper right", ncols=len(handles))
-        left = f" The {len(shown)} best of {len(rows)} trials are drawn." if len(rows) > len(shown) else ""
-        words = [
-            f"{row.label}: training loss {formats.loss(steps_of(row)[0]['loss'])} to {formats.loss(steps_of(row)[-1]['loss'])}"
-            + (f", held-out loss at the end {formats.loss(heldout_of(row)[-1]['loss'])}" if heldout_of(row) else "")
-            for row in shown
-        ]
-        return finish(
-            canvas,
-            "loss",
-            "Training loss of every step (thin), its running mean (thick) and held-out loss at the end of each epoch "
-            f"(points), best trial first.{left}",
-            "Loss curves, one panel per trial. " + "; ".join(words) + ".",
-        )
-
-
-def _loss_panel(axes: Any, row: Row, findings: Findings) -> None:
-    points = steps_of(row)
-    steps, losses = [point["step"] for point in points], [point["loss"] for point in points]
-    xs, ys = thinned(steps, losses)
-    axes.plot(xs, ys, color=BEST, alpha=0.35, linewidth=0.8)
-    window = max(1, len(losses) // 15)
-    axes.plot(*thinned(steps, smoothed(losses, window)), color=BEST, label="training")
-    held = heldout_of(row)
-    if held:
-        axes.plot(
-            [point["step"] for point in held],
-            [point["loss"] for point in held],
-            color=HELDOUT,
-            marker="o",
-            markersize=4.5,
-            linestyle="--",
-            linewidth=1.1,
-            label="held-out",
-        )
-    fit = findings.fits.get(row.id)
-    mark = f" ({fit.kind})" if fit is not None and fit.kind != "unknown" else ""
-    axes.set_title(formats.one_line(row.label, 34) + mark)
-
-
-def lr_curves(results: Results) -> Figure | None:
-    """The learning rate of every step, one line per trial; trials with the same curve share one."""
-    curves: dict[tuple[tuple[float, float], ...], list[str]] = {}
-    for row in trained(results):
-        points = [(float(p["step"]), float(p["learning_rate"])) for p in steps_of(row) if p.get("learning_rate") is not None]
-        if len(points) > 1:
-            curves.setdefault(tuple(points), []).append(row.label)
-    if not curves:
-        return None
-    with style() as canvas_of:
-        canvas = canvas_of(WIDTH, 3.0)
-        axes = canvas.subplots()
-        for place, (points, labels) in enumerate(list(curves.items())[: 2 * MOST_PANELS]):
-            name = labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
-            xs, ys = thinned([step for step, _ in points], [rate for _, rate in points])
-            look = ("-", "--", ":")[place // len(COLORS) % 3]
-            axes.plot(xs, ys, color=COLORS[place % len(COLORS)], linestyle=look, label=formats.one_line(name, 40))
-        top = max(rate for points in curves for _, rate in points)
-        least = min(max(rate for _, rate in points) for points in curves)
-        if top > 20 * least:
-            axes.set_yscale("symlog", linthresh=least)
-        axes.yaxis.set_major_formatter(lambda value, _: formats.value(float(f"{value:.3g}")))
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("step (optimizer updates)")
-        axes.set_ylabel("learning rate")
-        canvas.legend(loc="outside right upper")
-        peaks = "; ".join(f"{labels[0]} peaks at {formats.number(max(r for _, r in p), 3)}" for p, labels in curves.items())
-        return finish(canvas, "lr", "Learning rate of every step, as it was used.", f"Learning-rate curves: {peaks}.")
+MOST_VALUES = 24
+"""Values of an axis that is no number; more of them are not drawn."""
 
 
 def axis_scores(results: Results, axis: str) -> Figure | None:
@@ -123,7 +38,7 @@ def axis_scores(results: Results, axis: str) -> Figure | None:
     values = [value for value in values if any(same(axis_value(row, axis), value) for row in rows)]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     numeric = len(numbers) == len(values) and len(set(numbers)) > 1
-    if not numeric and len(values) > MOST_PANELS * 2:
+    if not numeric and len(values) > MOST_VALUES:
         return None
     scale = 100.0 if formats.is_share(name) else 1.0
     with style() as canvas_of:
@@ -160,6 +75,10 @@ def axis_scores(results: Results, axis: str) -> Figure | None:
             if max(len(_value_name(value)) for value in values) > 40 // len(values):
                 axes.tick_params(axis="x", rotation=20)
         _lines(axes, results, rows[0], scale)
+        if scale > 1:
+            # The same height in every chart of a sweep, from zero, so that they can be compared.
+            tops = [bounds(name, row.metric(name)) for row in scored]
+            axes.set_ylim(0, min(100.0, 105 * max((top[1] for top in tops if top), default=1.0)))
         label = ", ".join(formats.setting_name(key) for key in axis_keys(axis))
         axes.set_xlabel(label)
         axes.set_ylabel(formats.metric_label(name) + (" (%)" if scale > 1 else ""), fontsize=8.5)
@@ -185,7 +104,9 @@ def _along(results: Results, scored: list[Row], axis: str) -> list[Row]:
 def _means(results: Results, rows: Sequence[Row], axis: str, values: Sequence[Any]) -> list[float]:
     means = []
     for value in values:
-        found = [v for row in rows if same(axis_value(row, axis), value) and (v := objective_value(results, row)) is not None]
+        found = [
+            v for row in rows if same(axis_value(row, axis), value) and (v := objective_value(results, row)) is not None
+        ]
         means.append(sum(found) / len(found))
     return means
 
@@ -238,7 +159,11 @@ def base_and_best(results: Results, findings: Findings) -> Figure | None:
     objective = results.objective.metric
     family = objective.split("/")[0] + "/"
     names = [name for name in metric_names([base, entry.row]) if name.startswith(family)]
-    names = [n for n in names if base.metric(n) and entry.row.metric(n) and formats.is_share(n) == formats.is_share(objective)]
+    names = [
+        n
+        for n in names
+        if base.metric(n) and entry.row.metric(n) and formats.is_share(n) == formats.is_share(objective)
+    ]
     names = names[:6] if formats.is_share(objective) else [objective]
     scale = 100.0 if formats.is_share(objective) else 1.0
     with style() as canvas_of:

@@ -98,8 +98,8 @@ def judge_target(results: Results, entry: Entry) -> TargetFinding | None:
 
 
 def improvements(results: Results, findings: Findings) -> list[tuple[str, float | None, float | None, Evidence | None]]:
-    """Base against best on every eval metric: (metric, base value, best value, evidence). The objective's p-value is the
-    adjusted one; the others are described, not tested, and carry their own."""
+    """Base against best on every eval metric: (metric, base value, best value, evidence). The objective's p-value is
+    the adjusted one; the others are described, not tested, and carry their own."""
     entry = findings.best
     base = base_of(results, entry.row) if entry else None
     if entry is None:
@@ -144,7 +144,8 @@ def _sentences(results: Results, found: Findings) -> list[str]:
         why = f": {formats.count(failures, 'trial')} failed" if failures else ""
         return [f"There is no answer yet: none of {counted} has a value of {label}{why}."]
     best, value = found.best, formats.score(name, found.best.value)
-    lead = f"Of {counted}, {best.label} has the best {label}, {value}" if trials > 1 else f"{best.label}: {label} {value}"
+    many = f"Of {counted}, {best.label} has the best {label}, {value}"
+    lead = many if trials > 1 else f"{best.label} has {label} {value}"
     return [_against_base(found, lead, label), *_more(found, trials)]
 
 
@@ -187,9 +188,8 @@ def _more(found: Findings, trials: int) -> list[str]:
         name = found.versus_base.metric if found.versus_base else ""
         spread = formats.spread(name, found.best.deviation).replace(" ± ", "")
         unit = " points" if formats.is_share(name) else ""
-        sentences.append(
-            f"It is the mean of {formats.count(len(found.best.scored), 'seed')}, between which the standard deviation is {spread}{unit}."
-        )
+        seeds = formats.count(len(found.best.scored), "seed")
+        sentences.append(f"It is the mean of {seeds}, between which the standard deviation is {spread}{unit}.")
     if trials > 2 and found.best is not None:
         sentences.append(
             "The best of several is chosen by the same items it is scored on, so its own value leans to the good side."

@@ -19,11 +19,12 @@ BEHIND = 0.10
 has learnt less than it could."""
 
 RULE = (
-    f"Rule. Overfitting: the held-out loss ends more than {RISE:.0%} above its own lowest point while the training loss "
-    f"went on falling (diverged: while it rose too). Underfitting: neither of these, and the held-out loss still fell by more than {FALL:.0%} over the last "
-    f"epoch, or its training and held-out loss both end more than {BEHIND:.0%} above those of the trial with the lowest "
-    "held-out loss (among trials on the same data and tokens). Otherwise the fit is balanced. Training loss is the mean "
-    "over the last epoch, taken while the model changes, so it lags behind the held-out loss of the epoch's end."
+    f"Rule. Overfitting: the held-out loss ends more than {RISE:.0%} above its own lowest point while the training "
+    f"loss went on falling (diverged: while it rose too). Underfitting: neither of these, and the held-out loss still "
+    f"fell by more than {FALL:.0%} over the last epoch, or training and held-out loss both end more than {BEHIND:.0%} "
+    "above those of the trial with the lowest held-out loss (among trials on the same data and tokens). Otherwise the "
+    "fit is balanced. Training loss is the mean over the last epoch, taken while the model changes, so it lags behind the "
+    "held-out loss of the epoch's end."
 ).replace("%", " %")
 
 Kind = Literal["overfitting", "underfitting", "balanced", "diverged", "unknown"]
@@ -65,7 +66,8 @@ def judge_fit(row: Row, peers: Sequence[Row]) -> Fit:
             return Fit("overfitting", f"{rose} while training loss fell")
         return Fit("diverged", f"{rose} and training loss rose too")
     if len(held) > 1 and last < held[-2][1] * (1 - FALL):
-        return Fit("underfitting", f"held-out loss still fell from {loss(held[-2][1])} to {loss(last)} in the last epoch")
+        before = loss(held[-2][1])
+        return Fit("underfitting", f"held-out loss still fell from {before} to {loss(last)} in the last epoch")
     leader = min((peer for peer in peers if heldout_of(peer)), key=lambda peer: heldout_of(peer)[-1]["loss"])
     ahead, own, other = heldout_of(leader)[-1]["loss"], training_loss(row), training_loss(leader)
     if last > ahead * (1 + BEHIND) and own is not None and other is not None and own > other * (1 + BEHIND):
@@ -75,7 +77,8 @@ def judge_fit(row: Row, peers: Sequence[Row]) -> Fit:
             f"({loss(other)} and {loss(ahead)})",
         )
     gap = f", training loss {loss(own)}" if own is not None else ""
-    return Fit("balanced", f"held-out loss ends at {loss(last)}, at most {RISE:.0%} above its lowest{gap}".replace("%", " %"))
+    near = f"{RISE:.0%}".replace("%", " %")
+    return Fit("balanced", f"held-out loss ends at {loss(last)}, at most {near} above its lowest{gap}")
 
 
 def _training_at(epochs: list[tuple[float, float]], epoch: float) -> float:

@@ -8,7 +8,6 @@ from html import escape
 
 from orchestrator.show.formats import one_line
 
-
 HEADING = 14
 """Characters that a heading may take in text before it is broken, where its column is not wider anyway."""
 LEAST = 16
@@ -132,9 +131,7 @@ def _without_asides(table: Table) -> tuple[Table, list[str]]:
 
 def _without_brackets(table: Table) -> Table:
     rows = tuple(
-        tuple(
-            cell.split(" (")[0] if column.right else cell for column, cell in zip(table.columns, row, strict=True)
-        )
+        tuple(cell.split(" (")[0] if column.right else cell for column, cell in zip(table.columns, row, strict=True))
         for row in table.rows
     )
     return Table(table.columns, rows, table.caption, table.marked)
@@ -185,7 +182,11 @@ def markdown_text(text: str) -> str:
             out.append("&lt;")
         elif char == "&":
             out.append("&amp;")
-        elif char in "\\`*[]|~$!" or (char == "_" and not inside) or (char in "#>+-" and place == 0 and flat[1:2] in (" ", char)):
+        elif (
+            char in "\\`*[]|~$!"
+            or (char == "_" and not inside)
+            or (char in "#>+-" and place == 0 and flat[1:2] in (" ", char))
+        ):
             out.append("\\" + char)
         else:
             out.append(char)

@@ -20,7 +20,7 @@ MARGIN = 2
 
 
 def table(lines: Sequence[Line], now: float, begun: float, width: int, height: int | None) -> Any:
-    """The table for a terminal of `width` x `height` characters; narrow ones lose columns, low ones rows (None: none)."""
+    """The table for a terminal of `width` x `height` characters; narrow ones lose columns, low ones rows (None: no)."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -32,9 +32,7 @@ def table(lines: Sequence[Line], now: float, begun: float, width: int, height: i
     grid = Table(box=box.HORIZONTALS if width >= 40 else None, pad_edge=False, padding=(0, 1))
     right = {name: flush for name, flush, _ in COLUMNS}
     for name, room in widths.items():
-        grid.add_column(
-            name, justify="right" if right[name] else "left", no_wrap=True, overflow="ellipsis", width=room
-        )
+        grid.add_column(name, justify="right" if right[name] else "left", no_wrap=True, overflow="ellipsis", width=room)
     for place, line in enumerate(shown):
         # Text, not str: a label such as `targets=[q_proj]` must not be read as markup.
         style = "dim" if line.state is State.PLANNED else ""
@@ -48,8 +46,8 @@ def table(lines: Sequence[Line], now: float, begun: float, width: int, height: i
 def layout(natural: dict[str, int], width: int) -> dict[str, int]:
     """Which columns a terminal of `width` characters shows, and how wide: name -> characters, in order.
 
-    Trial and state always stand; the others join in the order of DROPPED from its end while there is room, then the trial's
-    name, then the note, get what is left. `natural` is the width that each column's longest cell needs.
+    Trial and state always stand; the others join in the order of DROPPED from its end while there is room, then the
+    trial's name, then the note, get what is left. `natural` is the width that each column's longest cell needs.
     """
     wide = {"trial": min(natural["trial"], LEAST), "state": min(natural["state"], max(1, width // 3))}
     left = width - MARGIN - sum(item + GAP for item in wide.values())

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.record.records import MetricRecord, Objective, Results, Row
 from orchestrator.show.formats import is_share
 
+
 def objective_value(results: Results, row: Row) -> float | None:
     """The row's value of the objective; None where it has none or it is not a number."""
     metric = row.metric(results.objective.metric)

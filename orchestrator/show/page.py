@@ -54,7 +54,7 @@ def html(report: Report) -> str:
 
     return environment.get_template("report.html.j2").render(
         report=report,
-        css=Markup((HERE / "report.css").read_text()),  # noqa: S704 our own file
+        css=Markup((HERE / "report.css").read_text()),
         blocks=blocks,
         table=lambda block: Markup(to_html(block)),
         drawing=lambda figure: Markup(figure.svg),
@@ -67,7 +67,9 @@ def markdown(report: Report) -> str:
     """The same report as GitHub's Markdown."""
     parts = [f"# {markdown_text(report.title)}", markdown_text(report.name)]
     parts += [f"**{markdown_text(s)}**" if place == 0 else markdown_text(s) for place, s in enumerate(report.verdict)]
-    facts = [f"- {markdown_text(fact.name)}: **{markdown_text(fact.value)}**{_note(fact.note)}" for fact in report.facts]
+    facts = [
+        f"- {markdown_text(fact.name)}: **{markdown_text(fact.value)}**{_note(fact.note)}" for fact in report.facts
+    ]
     parts.append("\n".join(facts))
     for section in report.sections:
         parts.append(f"## {markdown_text(section.title)}")
@@ -129,7 +131,9 @@ def _figures(report: Report) -> Iterator[Figure]:
 
 
 def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as out:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as out:
         out.write(text)
     # NamedTemporaryFile makes it readable for the owner alone; a report is for sharing.
     Path(out.name).chmod(0o644)

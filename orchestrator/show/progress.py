@@ -45,8 +45,8 @@ class Line:
     started: float | None = None
     ended: float | None = None
     first: tuple[int, float] | None = None
-    """The first step that was seen of this run of the trial, and when: the rate is measured from there, so that start-up
-    and the steps of an earlier attempt do not count."""
+    """The first step that was seen of this run of the trial, and when: the rate is measured from there, so that
+    start-up and the steps of an earlier attempt do not count."""
     last: tuple[int, float] | None = None
     """The newest step and when it was seen."""
 
@@ -72,8 +72,10 @@ def eta_seconds(lines: Sequence[Line], now: float) -> float | None:
     waiting = [line for line in lines if line.state is State.PLANNED]
     if not active and not waiting:
         return 0.0
-    spent = {line.id: line.ended - line.started for line in lines if line.ended is not None and line.started is not None}
-    known = [spent[line.id] for line in lines if line.id in spent and not line.is_base and line.state is not State.FAILED]
+    spent = {
+        line.id: line.ended - line.started for line in lines if line.ended is not None and line.started is not None
+    }
+    known = [spent[o.id] for o in lines if o.id in spent and not o.is_base and o.state is not State.FAILED]
     left: list[float] = []
     for line in active:
         rest = remaining_seconds(line, now)
@@ -96,7 +98,7 @@ def eta_seconds(lines: Sequence[Line], now: float) -> float | None:
 
 
 def advance(line: Line, now: float, changes: dict[str, Any]) -> Line:
-    """The line after an update at `now`; None among the changes means unchanged. Raises TypeError for an unknown name."""
+    """The line after an update at `now`; None among the changes means unchanged. Raises TypeError for unknown ones."""
     changes = {name: item for name, item in changes.items() if item is not None}
     if "state" in changes:
         changes["state"] = State(changes["state"])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.record.records import Results, Row
-from orchestrator.show import figures, formats, tables
+from orchestrator.show import comparisons, curves, figures, formats, tables
 from orchestrator.show.account import asked, failures, measured
 from orchestrator.show.answers import (
     STILL_FAILING,
@@ -19,6 +19,7 @@ from orchestrator.show.document import Block, Bullets, Charts, Exchange, Fact, P
 from orchestrator.show.effects import effects
 from orchestrator.show.findings import Findings, find, improvements
 from orchestrator.show.fit import RULE
+from orchestrator.show.metrics import setting
 from orchestrator.show.ranking import base_of, entries
 
 
@@ -48,8 +49,7 @@ def _facts(results: Results, found: Findings) -> tuple[Fact, ...]:
     name, best = results.objective.metric, found.best
     facts = []
     if best is not None:
-        changes = formats.overrides(best.row.overrides)
-        facts.append(Fact("Best configuration", best.label, changes if changes != best.label else ""))
+        facts.append(Fact("Best configuration", best.label, _configuration(best.row)))
         facts.append(Fact("Its score", formats.score(name, best.value), formats.metric_label(name)))
     if found.base_value is not None:
         facts.append(Fact("Base", formats.score(name, found.base_value), "the untouched model, same eval"))
@@ -71,6 +71,16 @@ def _facts(results: Results, found: Findings) -> tuple[Fact, ...]:
     note = ", ".join(f"{many} {state}" for state, many in states.items())
     facts.append(Fact("Trials", str(total), note + took, "bad" if states.get("failed") else ""))
     return tuple(facts)
+
+
+def _configuration(row: Row) -> str:
+    """The values of a tuning table in one line, where the trial trained."""
+    if not row.train:
+        return formats.overrides(row.overrides) if row.overrides else ""
+    known = zip(tables.TUNED_NAMES, tables.TUNED, strict=True)
+    return ", ".join(
+        f"{name} {formats.value(found)}" for name, key in known if (found := setting(row, key)) is not None
+    )
 
 
 def _best(results: Results, found: Findings) -> Section | None:
@@ -98,7 +108,7 @@ def _base_and_best(results: Results, found: Findings) -> Section | None:
     chart = figures.base_and_best(results, found)
     if chart is not None:
         blocks.append(Charts((chart,)))
-    blocks.append(tables.improvement_table(results, lines))
+    blocks.append(comparisons.improvement_table(results, lines))
     if found.target is not None:
         blocks.append(Paragraph(f"Target: {found.target.verdict}. {found.target.reason}."))
     if found.versus_base is not None:
@@ -132,16 +142,16 @@ def _axes(results: Results, found: Findings) -> Section | None:
         return None
     charts = tuple(chart for axis in results.axes if (chart := figures.axis_scores(results, axis)) is not None)
     blocks: list[Block] = [Charts(charts)] if charts else []
-    table = tables.effects_table(results, effects(results))
+    table = comparisons.effects_table(results, effects(results))
     return Section("axes", "The effect of each axis", (*blocks, table))
 
 
 def _curves(results: Results, found: Findings) -> Section | None:
-    chart = figures.loss_curves(results, found)
+    chart = curves.loss_curves(results, found)
     if chart is None:
         return None
-    blocks: list[Block] = [Charts((chart,)), Paragraph(RULE), tables.fits_table(results, found)]
-    rates = figures.lr_curves(results)
+    blocks: list[Block] = [Charts((chart,)), Paragraph(RULE), comparisons.fits_table(results, found)]
+    rates = curves.lr_curves(results)
     if rates is not None:
         blocks.append(Charts((rates,)))
     return Section("curves", "Loss curves", tuple(blocks))
@@ -162,10 +172,10 @@ def _prompts(results: Results, found: Findings) -> Section | None:
     changed = changed_prompts(*pair)
     gained = sum(item.gained for item in changed)
     shown = choose(changed)
+    both = len(set(verdict_samples(pair[0])) & set(verdict_samples(pair[1])))
     text = (
-        f"Of {formats.number(len(set(verdict_samples(pair[0])) & set(verdict_samples(pair[1]))))} prompts with an answer of "
-        f"both, {formats.number(gained)} went from failed to passed and {formats.number(len(changed) - gained)} from passed to "
-        "failed (strict)."
+        f"Of the {formats.number(both)} prompts that both answered, {formats.number(gained)} went from failed to passed "
+        f"and {formats.number(len(changed) - gained)} from passed to failed (strict)."
     )
     if shown:
         text += " These are the first in the order of the data that flip different instruction types."
@@ -175,11 +185,13 @@ def _prompts(results: Results, found: Findings) -> Section | None:
 
 def _exchange(item: Changed, label: str) -> Exchange:
     way = "failed, now passed" if item.gained else "passed, now failed"
-    flips = formats.listing([f"{f.instruction} ({'now followed' if f.now_followed else 'no longer followed'})" for f in item.flips])
+    words = {True: "now followed", False: "no longer followed"}
+    flips = formats.listing([f"{flip.instruction} ({words[flip.now_followed]})" for flip in item.flips])
+    asked_for = formats.listing(list(item.instructions))
     before, after = ("failed", "passed") if item.gained else ("passed", "failed")
     return Exchange(
         title=f"Prompt {item.key}: {way}",
-        note=f"Flipped: {flips or 'none on record'}. Asked: {formats.listing(list(item.instructions)) or 'not on record'}.",
+        note=f"Flipped: {flips or 'none on record'}. Asked: {asked_for or 'not on record'}.",
         prompt=item.prompt,
         answers=(("base", before, item.base_answer), (label, after, item.answer)),
     )
@@ -210,10 +222,10 @@ def _types(results: Results, found: Findings) -> Section | None:
             else f"No type is followed less often than {limit}."
         )
     )
-    blocks.append(tables.types_table(gains))
+    blocks.append(comparisons.types_table(gains))
     counts = count_gains(*pair)
     if len(counts) > 1:
-        blocks.append(tables.counts_table(counts))
+        blocks.append(comparisons.counts_table(counts))
     return Section("types", "Instruction types", tuple(blocks))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
@@ -94,7 +95,9 @@ def finish(canvas: Any, name: str, caption: str, alt: str) -> Figure:
     text = re.sub(r'^(<svg [^>]*?) width="[^"]*"', r"\1", text)
     text = re.sub(r'^(<svg [^>]*?) height="[^"]*"', r"\1", text)
     pixels = round(96 * canvas.get_figwidth())
-    text = text.replace("<svg ", f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(alt)}" ', 1)
+    text = text.replace(
+        "<svg ", f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(alt)}" ', 1
+    )
     text = re.sub(r"\n\s*", "\n", text)
     return Figure(name, caption, alt, text)
 
@@ -105,7 +108,7 @@ def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -
         return list(xs), list(ys)
     edges = [round(i * (len(xs) - 1) / (most - 1)) for i in range(most)]
     out_x, out_y = [], []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         out_x.append(sum(xs[start:stop]) / (stop - start))
         out_y.append(sum(ys[start:stop]) / (stop - start))
     return [*out_x, xs[-1]], [*out_y, ys[-1]]

@@ -1,17 +1,15 @@
-"""The tables of a sweep, made from its results."""
+"""The tables of a sweep's trials: ranked, tuned, and one trial's configuration."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.record.records import MetricRecord, Results, Row, State
 from orchestrator.show import formats
-from orchestrator.show.answers import TypeGain
-from orchestrator.show.effects import Effect, axis_keys
+from orchestrator.show.effects import axis_keys
 from orchestrator.show.evidence import Evidence
 from orchestrator.show.findings import Findings, find
 from orchestrator.show.grid import Column, Table, drop_empty
 from orchestrator.show.metrics import bounds, objective_value, setting, training_loss, training_summary
-from orchestrator.show.ranking import Entry, entries
+from orchestrator.show.ranking import Entry
 
 STRICT, LOOSE = "ifeval/prompt_level_strict_acc", "ifeval/prompt_level_loose_acc"
 TUNED = ("train.learning_rate", "train.epochs", "train.global_batch", "train.warmup_ratio", "train.lr_schedule")
@@ -164,112 +162,7 @@ def configuration_table(row: Row) -> Table:
         ("peak memory", _megabytes(row.train.get("peak_memory_bytes"))),
     ]
     known = tuple((name, text) for name, text in pairs if text not in (formats.NONE, "none", ""))
-    return Table((Column("setting"), Column("value")), known, f"Trial {row.id}")
-
-
-def improvement_table(
-    results: Results, lines: Sequence[tuple[str, float | None, float | None, Evidence | None]]
-) -> Table:
-    """Base against best, one metric a line; the objective is marked."""
-    rows = []
-    for name, old, new, evidence in lines:
-        rows.append(
-            (
-                formats.metric_label(name),
-                formats.score(name, old),
-                formats.score(name, new),
-                formats.difference(name, evidence.difference) if evidence else formats.NONE,
-                formats.interval(name, evidence.low, evidence.high) if evidence else formats.NONE,
-                formats.number(evidence.n) if evidence and evidence.n else formats.NONE,
-                formats.p_value(evidence.p).replace("p = ", "").replace("p ", "") if evidence else "",
-            )
-        )
-    heads = ("metric", "base", "best", "improvement", "95 % interval", "pairs", "p")
-    columns = tuple(Column(name, place > 0) for place, name in enumerate(heads))
-    marked = frozenset(place for place, line in enumerate(lines) if line[0] == results.objective.metric)
-    caption = (
-        "Paired over the items that both answered. The p-value of the objective (in bold) is adjusted for the number of "
-        "configurations; the other metrics describe and are not adjusted."
-    )
-    return drop_empty(Table(columns, tuple(rows), caption, marked), keep=("metric", "base", "best"))
-
-
-def effects_table(results: Results, found: Sequence[Effect]) -> Table:
-    """Every value of every axis against the axis's reference value."""
-    name = results.objective.metric
-    rows = []
-    for effect in found:
-        label = ", ".join(formats.setting_name(key) for key in axis_keys(effect.axis))
-        if not effect.points:
-            rows.append((label, formats.value(effect.reference), formats.NONE, *[formats.NONE] * 5, effect.reason))
-        for point in effect.points:
-            evidence = point.evidence
-            rows.append(
-                (
-                    label,
-                    formats.value(effect.reference),
-                    formats.value(point.value),
-                    formats.score(name, point.reference_score),
-                    formats.score(name, point.score),
-                    formats.difference(name, evidence.difference),
-                    formats.interval(name, evidence.low, evidence.high),
-                    str(point.pairs),
-                    evidence.verdict if evidence.verdict != "not comparable" else evidence.reason,
-                )
-            )
-    heads = ("axis", "from", "to", "score before", "score after", "difference", "95 % interval", "trial pairs", "verdict")
-    columns = tuple(Column(head, head not in ("axis", "from", "to", "verdict")) for head in heads)
-    caption = (
-        "Pairs of trials that differ in one axis alone, compared item by item; over several pairs each item is averaged "
-        "first. These verdicts are not adjusted for their number."
-    )
-    return Table(columns, tuple(rows), caption)
-
-
-def types_table(gains: Sequence[TypeGain]) -> Table:
-    """Instruction types by how much they gained."""
-    rows = tuple(
-        (
-            item.type,
-            str(item.n),
-            f"{item.base} ({100 * item.base / item.n:.0f} %)",
-            f"{item.best} ({100 * item.best / item.n:.0f} %)",
-            formats.difference("x/acc", item.gain),
-            "still failing" if item.still_failing else "",
-        )
-        for item in gains
-    )
-    heads = ("instruction type", "asked", "base follows", "best follows", "gain", "")
-    return Table(tuple(Column(head, 0 < place < 5) for place, head in enumerate(heads)), rows, "Strict, by instruction.")
-
-
-def counts_table(counts: Sequence[tuple[int, int, int, int]]) -> Table:
-    """Passed prompts by how many instructions they hold."""
-    rows = tuple(
-        (str(number), str(n), f"{old} ({100 * old / n:.0f} %)", f"{new} ({100 * new / n:.0f} %)")
-        for number, n, old, new in counts
-    )
-    heads = ("instructions in the prompt", "prompts", "base passes", "best passes")
-    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), rows, "Strict, by prompt.")
-
-
-def fits_table(results: Results, findings: Findings) -> Table:
-    """The verdict on each trial's curves with its reason."""
-    rows = []
-    for entry in entries(results):
-        for row in entry.rows:
-            fit = findings.fits.get(row.id)
-            if fit is not None:
-                final = row.train.get("metrics", {}).get("train/heldout_loss")
-                rows.append((row.label, formats.loss(training_loss(row)), formats.loss(final), fit.kind, fit.reason))
-    columns = (
-        Column("trial"),
-        Column("training loss", True),
-        Column("held-out loss", True),
-        Column("verdict"),
-        Column("because"),
-    )
-    return Table(columns, tuple(rows))
+    return Table((Column("setting"), Column("value")), known)
 
 
 def _sort_key(sign: float, value: float | None) -> float:

@@ -1,4 +1,4 @@
-"""Realistic results of a small sweep: a base row and trials with curves, IFEval samples and records, made from a seed."""
+"""Realistic results of small sweeps: base row and trials with curves, samples and records, made from a seed."""
 
 import math
 import random
@@ -74,7 +74,8 @@ def curves(
         "seed": 0,
         "steps": points,
         "heldout": [
-            {"step": steps * (i + 1) // epochs, "epoch": i + 1, "loss": value, "targets": 500} for i, value in enumerate(held)
+            {"step": steps * (i + 1) // epochs, "epoch": i + 1, "loss": value, "targets": 500}
+            for i, value in enumerate(held)
         ],
         "metrics": {"train/loss": end, **({"train/heldout_loss": held[-1]} if held else {})},
         "rows": {"read": 640, "kept": 632, "train": 600, "heldout": 32, "dropped": {"no target": 8}},
@@ -195,7 +196,9 @@ def row(id: str, label: str, skill: float | None, *, n: int = 120, is_base: bool
     return Row(**{**defaults, **fields})
 
 
-def trial(id: str, label: str, skill: float | None, overrides: dict[str, Any], train: dict[str, Any], **fields: Any) -> Row:
+def trial(
+    id: str, label: str, skill: float | None, overrides: dict[str, Any], train: dict[str, Any], **fields: Any
+) -> Row:
     """A trained row that overrides some of the baseline's `train` settings (dotted keys)."""
     changed = {key.split(".")[1]: value for key, value in overrides.items() if key.startswith("train.")}
     chosen = settings(**changed)
@@ -214,13 +217,17 @@ def trial(id: str, label: str, skill: float | None, overrides: dict[str, Any], t
 def tuning_results(n: int = 120, **changes: Any) -> Results:
     """One-at-a-time tuning: a base row and six trials; t3 is best, t4 overfits, t5 failed."""
     lr = "train.learning_rate"
+    slow = curves(1.50, [1.9, 1.7, 1.62], learning_rate=2.5e-6)
+    fast = curves(0.45, [0.9, 0.62, 0.60], learning_rate=5e-5)
+    longer = curves(0.38, [0.9, 0.7, 0.57, 0.56], epochs=4)
+    over = curves(0.23, [0.8, 0.7, 0.95], lr_schedule="linear")
     rows = [
         row("base0", "base", 0.22, n=n, is_base=True),
-        trial("t0", "baseline", 0.70, {}, curves(0.76, [1.5, 0.95, 0.90], epochs=3), n=n),
-        trial("t1", "learning_rate=2.5e-06", 0.25, {lr: 2.5e-6}, curves(1.50, [1.9, 1.7, 1.62], learning_rate=2.5e-6), n=n),
-        trial("t2", "learning_rate=5e-05", 0.82, {lr: 5e-5}, curves(0.45, [0.9, 0.62, 0.60], learning_rate=5e-5), n=n),
-        trial("t3", "epochs=4", 0.90, {"train.epochs": 4}, curves(0.38, [0.9, 0.7, 0.57, 0.56], epochs=4), n=n),
-        trial("t4", "lr_schedule=linear", 0.74, {"train.lr_schedule": "linear"}, curves(0.23, [0.8, 0.7, 0.95], lr_schedule="linear"), n=n),
+        trial("t0", "baseline", 0.70, {}, curves(0.76, [1.5, 0.95, 0.90]), n=n),
+        trial("t1", "learning_rate=2.5e-06", 0.25, {lr: 2.5e-6}, slow, n=n),
+        trial("t2", "learning_rate=5e-05", 0.82, {lr: 5e-5}, fast, n=n),
+        trial("t3", "epochs=4", 0.90, {"train.epochs": 4}, longer, n=n),
+        trial("t4", "lr_schedule=linear", 0.74, {"train.lr_schedule": "linear"}, over, n=n),
         trial(
             "t5",
             "global_batch=256",
