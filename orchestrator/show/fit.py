@@ -23,8 +23,8 @@ RULE = (
     f"loss went on falling (diverged: while it rose too). Underfitting: neither of these, and the held-out loss still "
     f"fell by more than {FALL:.0%} over the last epoch, or training and held-out loss both end more than {BEHIND:.0%} "
     "above those of the trial with the lowest held-out loss (among trials on the same data and tokens). Otherwise the "
-    "fit is balanced. Training loss is the mean over the last epoch, taken while the model changes, so it lags behind the "
-    "held-out loss of the epoch's end."
+    "fit is balanced. Training loss is the mean over the last epoch, taken while the model changes, so it lags behind "
+    "the held-out loss of the epoch's end."
 ).replace("%", " %")
 
 Kind = Literal["overfitting", "underfitting", "balanced", "diverged", "unknown"]

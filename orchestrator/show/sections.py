@@ -174,8 +174,8 @@ def _prompts(results: Results, found: Findings) -> Section | None:
     shown = choose(changed)
     both = len(set(verdict_samples(pair[0])) & set(verdict_samples(pair[1])))
     text = (
-        f"Of the {formats.number(both)} prompts that both answered, {formats.number(gained)} went from failed to passed "
-        f"and {formats.number(len(changed) - gained)} from passed to failed (strict)."
+        f"Of the {formats.number(both)} prompts that both answered, {formats.number(gained)} went from failed to "
+        f"passed and {formats.number(len(changed) - gained)} from passed to failed (strict)."
     )
     if shown:
         text += " These are the first in the order of the data that flip different instruction types."
