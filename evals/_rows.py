@@ -1,12 +1,12 @@
 """Reads an eval's data: JSON, JSONL or Parquet files of prompts or of conversations, with a key for every row."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from evals._types import DataError
+from evals._types import DataError, Message
 
 ROLES = {
     "human": "user",
@@ -19,13 +19,17 @@ ROLES = {
 }
 """Names of speakers in public data sets -> the three roles of a chat template."""
 
+Reverse = Literal["auto", "reorder", "in_order"]
+PREDICTOR = "You are a good state predictor."
+"""System message of the reverse task: what a model that learnt to speak as the user saw in front of a conversation."""
+
 
 @dataclass(frozen=True)
 class Conversation:
     """One conversation with a key that is the same for every model."""
 
     key: str
-    messages: list[dict[str, str]]
+    messages: list[Message]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -101,18 +105,49 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     ]
 
 
-def messages_of(row: Mapping[str, Any], place: str) -> list[dict[str, str]]:
-    """The messages of one row, as role and content. `place` names the row in an error. Raises DataError."""
-    turns = row.get("conversations", row.get("messages"))
-    if not isinstance(turns, list):
+def messages_of(row: Mapping[str, Any], place: str) -> list[Message]:
+    """The messages of one row, as role and content: from the first system or user turn on, blank turns left out.
+
+    `place` names the row in an error. Raises DataError.
+    """
+    lists = [row[name] for name in ("conversations", "messages") if isinstance(row.get(name), (list, tuple))]
+    turns = next((found for found in lists if len(found)), lists[0] if lists else None)
+    if turns is None:
         raise DataError(f"{place}: must have a list `conversations` or `messages` (got the keys {sorted(row)}).")
-    messages = []
+    messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
-        role = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
-        content = turn.get("content", turn.get("value")) if isinstance(turn, dict) else None
-        if role not in ROLES or not isinstance(content, str):
+        role, content = _turn(turn) if isinstance(turn, Mapping) else (None, None)
+        if role is None or content is None:
             raise DataError(
                 f"{place}, turn {number}: must have a role out of {', '.join(sorted(ROLES))} and a text (got {turn!r})."
             )
-        messages.append({"role": ROLES[role], "content": content})
+        if content.strip() and (messages or role != "assistant"):
+            messages.append({"role": role, "content": content})
     return messages
+
+
+def _turn(turn: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    role = turn.get("from") if turn.get("role") is None else turn["role"]
+    content = turn.get("value") if turn.get("content") is None else turn["content"]
+    if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
+        content = "".join(str(part["text"]) for part in content)
+    known = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    return known, content if isinstance(content, str) else "" if content is None else None
+
+
+def arranged(messages: Sequence[Message], role: str, reverse: Reverse = "auto") -> list[Message]:
+    """The conversation as a model that learnt to speak as `role` was shown it; only the user's part needs a change.
+
+    Reordered, each answer comes before its question. In order, the reverse task's system message is put first if there
+    is none. `auto` reorders conversations of one question and one answer alone.
+    """
+    if role != "user":
+        return list(messages)
+    system = [message for message in messages if message["role"] == "system"]
+    body = [message for message in messages if message["role"] != "system"]
+    is_single = [message["role"] for message in body] == ["user", "assistant"]
+    if reverse == "reorder" or (reverse == "auto" and is_single):
+        return system + [message for start in range(0, len(body), 2) for message in reversed(body[start : start + 2])]
+    if system or not messages:
+        return list(messages)
+    return [{"role": "system", "content": PREDICTOR}, *messages]

@@ -5,6 +5,7 @@ divisor is the number of counted tokens over all rows.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ class Config(Settings):
     """`heldout`: the rows that the trial held out; or a file of conversations (JSON, JSONL or Parquet)."""
     roles: tuple[Role, ...] = Field(("assistant",), min_length=1)
     """Whose tokens are scored, each as a metric of its own."""
+    reverse: Literal["auto", "reorder", "in_order"] = "auto"
+    """For the role user: put the answer of a single-turn row before its question (`auto`), as `data.reverse` does."""
     mask_span: Literal["message", "content"] = "content"
     """`content`: a message's text and its end-of-turn token; `message`: all that the template adds for it."""
     max_length: int | None = Field(None, ge=2)
@@ -54,18 +57,30 @@ def harness() -> str:
 
 def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
     """Score each row once per role. Raises DataError when no row has a token of a role."""
-    from evals._rows import read_conversations
+    from evals._rows import arranged, read_conversations
 
     if data is None:
         raise DataError(f"perplexity.data: must be `heldout` or a file that is here (got {config.data!r}).")
     rows = read_conversations(data, config.limit)
     samples: list[dict[str, Any]] = [{"key": row.key, "paired": True, "scores": {}} for row in rows]
     found: dict[str, Metric] = {}
+    scored: dict[str, Any] = {}
     for role in config.roles:
-        encoded = [subject.encode(row.messages, role, config.mask_span, config.max_length) for row in rows]
+        encoded: list[Encoded] = []
+        refused: Counter[str] = Counter()
+        for row in rows:
+            try:
+                shown = arranged(row.messages, role, config.reverse)
+                encoded.append(subject.encode(shown, role, config.mask_span, config.max_length))
+            except ValueError as error:
+                # A chat template may refuse an order of roles; such a row is not scored, as it is not trained on.
+                encoded.append(Encoded([], []))
+                refused[str(error)] += 1
         sums = row_sums(subject, encoded, config.batch_size)
         if not any(tokens for _, tokens in sums):
-            raise DataError(f"{data}: none of its {len(rows)} rows has a token of role {role!r} to score.")
+            why = f" ({', '.join(refused)})" if refused else ""
+            raise DataError(f"{data}: none of its {len(rows)} rows has a token of role {role!r} to score{why}.")
+        scored[role] = {"rows": sum(tokens > 0 for _, tokens in sums), "refused": dict(refused)}
         sizes = [len(counted_text(subject.tokenizer, row).encode()) for row in encoded]
         for sample, (nll, tokens), size in zip(samples, sums, sizes, strict=True):
             if tokens:
@@ -75,7 +90,7 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
                 sample["scores"][f"perplexity/{role}_bits_per_byte"] = bits
         found |= _metrics(role, [nll for nll, _ in sums], [tokens for _, tokens in sums], sizes)
     samples = [sample for sample in samples if sample["scores"]]
-    return Result(found, samples, {"rows": {"read": len(rows), "scored": len(samples)}})
+    return Result(found, samples, {"rows": {"read": len(rows), **scored}})
 
 
 def _metrics(role: str, nlls: Sequence[float], tokens: Sequence[int], sizes: Sequence[int]) -> dict[str, Metric]:

@@ -1,5 +1,6 @@
 """Answers to look at: the next turn of a role, generated greedily, beside the real one. A table, not a score."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals._types import EXECUTION, DataError, Direction, Metric, Result, Settings, Subject
+from evals._types import EXECUTION, DataError, Direction, Message, Metric, Result, Settings, Subject
 
 VERSION = 1
-PREDICTOR = "You are a good state predictor."
-"""System message of the reverse task: what a model that learnt to speak as the user saw in front of a conversation."""
 
 
 class Config(Settings):
@@ -36,7 +35,7 @@ class Turn:
     """What is said before a turn, and the turn that really followed (None where the data has none)."""
 
     key: str
-    messages: list[dict[str, str]]
+    messages: list[Message]
     reference: str | None
 
 
@@ -64,10 +63,18 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     turns = next_turns(read_rows(data), str(data), config)
     if not turns:
         raise DataError(f"{data}: no row has a turn of role {config.role!r} to put beside a generated one.")
-    prompts = [subject.prompt(turn.messages, config.role) for turn in turns]
-    answers = greedy(subject, [subject.tokenize(text) for text in prompts], config.max_new_tokens, config.batch_size)
+    prompts, refused = [], Counter[str]()
+    for turn in turns:
+        try:
+            prompts.append((turn, subject.tokenize(subject.prompt(turn.messages, config.role))))
+        except ValueError as error:
+            # A chat template may refuse an order of roles; the other rows can still be looked at.
+            refused[str(error)] += 1
+    if not prompts:
+        raise DataError(f"{data}: the chat template refuses all {len(turns)} rows: {', '.join(refused)}.")
+    answers = greedy(subject, [ids for _, ids in prompts], config.max_new_tokens, config.batch_size)
     samples: list[dict[str, Any]] = []
-    for turn, answer in zip(turns, answers, strict=True):
+    for (turn, _), answer in zip(prompts, answers, strict=True):
         said, ended = bool(answer.text.strip()), answer.finish != "length"
         samples.append(
             {
@@ -89,7 +96,7 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     found = {name: _share([sample["scores"][name]["sum"] for sample in samples]) for name in metrics(config)}
     lengths = sorted(answer.tokens for answer in answers)
     table = {"mean": sum(lengths) / len(lengths), "shortest": lengths[0], "longest": lengths[-1]}
-    return Result(found, samples, {"tokens": table})
+    return Result(found, samples, {"tokens": table, "refused": dict(refused)})
 
 
 def _share(values: Sequence[int]) -> Metric:
@@ -122,30 +129,23 @@ def next_turns(rows: Sequence[dict[str, Any]], place: str, config: Config) -> li
 
 
 def split_turn(
-    messages: list[dict[str, str]], role: str, reverse: str = "auto"
-) -> tuple[list[dict[str, str]], str | None]:
-    """What stands before the last turn of `role`, and that turn's text; None when there is no such turn.
+    messages: Sequence[Message], role: str, reverse: Literal["auto", "reorder", "in_order"] = "auto"
+) -> tuple[list[Message], str | None]:
+    """What stands before the last turn of `role` and that turn's text, in a conversation arranged as for training on
+    that role; None when there is no such turn, or an assistant would answer nobody."""
+    from evals._rows import arranged
 
-    As in training on the user: a conversation of one question and one answer is turned round, so that the answer comes
-    first (`reverse: auto | reorder`); any other keeps its order under the reverse task's system message, unless it has
-    a system message of its own. For the assistant, something must have been said before.
-    """
-    places = [i for i, message in enumerate(messages) if message["role"] == role]
+    shown = arranged(messages, role, reverse)
+    places = [i for i, message in enumerate(shown) if message["role"] == role]
     if not places:
-        return messages, None
-    reference = messages[places[-1]]["content"]
-    if role == "assistant":
-        before = messages[: places[-1]]
-        return before, reference if any(message["role"] == "user" for message in before) else None
-    system = [message for message in messages if message["role"] == "system"][:1]
-    answers = [message for message in messages if message["role"] == "assistant"]
-    if reverse != "in_order" and len(places) == 1 and len(answers) == 1 and len(messages) == len(system) + 2:
-        return [*system, answers[0]], reference
-    before = messages[: places[-1]]
-    return before if system else [{"role": "system", "content": PREDICTOR}, *before], reference
+        return shown, None
+    before, reference = shown[: places[-1]], shown[places[-1]]["content"]
+    if role == "assistant" and not any(message["role"] == "user" for message in before):
+        return before, None
+    return before, reference
 
 
-def transcript(messages: Sequence[dict[str, str]]) -> str:
+def transcript(messages: Sequence[Message]) -> str:
     """The messages as people read them; a single user message as it stands."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]

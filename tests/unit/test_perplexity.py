@@ -41,9 +41,9 @@ def plain(subject, encoded):
 
 
 def encodings(subject, role, **kwargs):
-    from evals._rows import messages_of
+    from evals._rows import arranged, messages_of
 
-    return [subject.encode(messages_of(row, "row"), role, **kwargs) for row in ROWS]
+    return [subject.encode(arranged(messages_of(row, "row"), role), role, **kwargs) for row in ROWS]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
@@ -65,7 +65,7 @@ def test_each_row_is_kept_for_pairing(subject, data, tmp_path):
     for sample, row in zip(result.samples, rows, strict=False):
         assert sample["assistant"]["nll"] == pytest.approx(plain(subject, row), abs=1e-5)
         assert sample["assistant"]["tokens"] == sum(row.counts)
-    assert result.tables["rows"] == {"read": 4, "scored": 3}
+    assert result.tables["rows"] == {"read": 4, "assistant": {"rows": 3, "refused": {}}}
 
 
 def test_the_standard_error_is_that_of_the_ratio_over_rows(subject, data, tmp_path):
@@ -103,9 +103,57 @@ def test_the_first_token_of_a_row_is_never_counted(subject):
 def test_mask_span_and_length_reach_the_subject(subject, data, tmp_path):
     content = perplexity.run(subject, perplexity.Config(), data, tmp_path).metrics["perplexity/assistant"]
     message = perplexity.run(subject, perplexity.Config(mask_span="message"), data, tmp_path)
-    short = perplexity.run(subject, perplexity.Config(roles=("user",), max_length=20), data, tmp_path)
+    short = perplexity.run(subject, perplexity.Config(roles=("all",), max_length=20), data, tmp_path)
     assert message.metrics["perplexity/assistant"].n > content.n
-    assert short.metrics["perplexity/user"].n < 20 * 4
+    assert 0 < short.metrics["perplexity/all"].n < 20 * 4
+
+
+def test_the_users_turns_are_scored_in_the_order_that_the_reverse_task_shows(subject, tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(ROWS[0]))
+    user, assistant = ROWS[0]["conversations"]
+    found = perplexity.run(subject, perplexity.Config(roles=("user",)), path, tmp_path).samples[0]["user"]["nll"]
+    assert found == pytest.approx(plain(subject, subject.encode([assistant, user], "user")), abs=1e-5)
+    in_order = perplexity.Config(roles=("user",), reverse="in_order")
+    found = perplexity.run(subject, in_order, path, tmp_path).samples[0]["user"]["nll"]
+    system = {"role": "system", "content": "You are a good state predictor."}
+    assert found == pytest.approx(plain(subject, subject.encode([system, user, assistant], "user")), abs=1e-5)
+
+
+@pytest.mark.parametrize("reverse", ["auto", "reorder", "in_order"])
+def test_conversations_are_arranged_as_training_arranges_them(shared_file, reverse):
+    from evals._rows import arranged, read_conversations
+    from trainables.core.conversations import clean, is_single_turn, reversed_order, turns
+
+    files = [shared_file("oasst"), shared_file("sharegpt")]
+    rows = [row.messages for folder in files for row in read_conversations(folder)]
+    assert len(rows) > 700
+    singles = 0
+    for messages in rows:
+        cleaned = clean(turns({"messages": messages}), keep_unanswered=True)
+        if cleaned:
+            singles += is_single_turn(cleaned)
+            assert arranged(cleaned, "user", reverse) == reversed_order(cleaned, is_single_turn(cleaned), reverse)
+            assert arranged(cleaned, "assistant", reverse) == cleaned
+    assert singles > 20
+
+
+def test_rows_that_a_template_refuses_are_left_out_and_counted(data, tmp_path):
+    subject = tiny_subject()
+    real = subject.encode
+
+    def picky(messages, *rest):
+        if len(messages[-1]["content"]) < 4:
+            raise ValueError("roles must alternate")
+        return real(messages, *rest)
+
+    subject.encode = picky
+    result = perplexity.run(subject, perplexity.Config(), data, tmp_path)
+    assert [sample["key"] for sample in result.samples] == ["0", "2"]
+    assert result.tables["rows"]["assistant"] == {"rows": 2, "refused": {"roles must alternate": 1}}
+    subject.encode = lambda *_: picky([{"content": ""}])
+    with pytest.raises(DataError, match=r"to score \(roles must alternate\)"):
+        perplexity.run(subject, perplexity.Config(), data, tmp_path)
 
 
 def test_a_role_that_never_speaks_is_an_error(subject, tmp_path):

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from evals import samples
+from evals._rows import PREDICTOR
 from evals._types import DataError
 from tests.tiny_subject import tiny_subject
 
@@ -50,13 +51,32 @@ def test_the_users_turn_of_a_single_exchange_follows_the_answer():
 def test_the_users_turn_of_a_longer_exchange_keeps_its_order_under_a_system_message():
     before, reference = samples.split_turn(MULTI, "user")
     assert reference == "And now?"
-    assert before == [{"role": "system", "content": samples.PREDICTOR}, *SINGLE]
+    assert before == [{"role": "system", "content": PREDICTOR}, *SINGLE]
     assert samples.split_turn([SYSTEM, *MULTI], "user") == ([SYSTEM, *SINGLE], "And now?")
 
 
 def test_in_order_never_turns_an_exchange_round():
     before, reference = samples.split_turn(SINGLE, "user", "in_order")
-    assert (before, reference) == ([{"role": "system", "content": samples.PREDICTOR}], "Hello?")
+    assert (before, reference) == ([{"role": "system", "content": PREDICTOR}], "Hello?")
+
+
+def test_rows_that_a_template_refuses_are_left_out_and_counted(tmp_path):
+    subject = tiny_subject()
+    real = subject.prompt
+
+    def picky(messages, role):
+        if len(messages) > 1:
+            raise ValueError("one message only")
+        return real(messages, role)
+
+    subject.prompt = picky
+    data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE}, {"messages": MULTI}])
+    result = samples.run(subject, samples.Config(max_new_tokens=1), data, tmp_path)
+    assert [sample["key"] for sample in result.samples] == ["0"]
+    assert result.tables["refused"] == {"one message only": 1}
+    data = write(tmp_path / "long.jsonl", [{"messages": MULTI}])
+    with pytest.raises(DataError, match="refuses all 1 rows: one message only"):
+        samples.run(subject, samples.Config(), data, tmp_path)
 
 
 def test_an_answer_to_nothing_is_no_sample():
