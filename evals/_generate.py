@@ -97,7 +97,7 @@ def _generate(
             if "logits_to_keep" in optional:
                 extra["logits_to_keep"] = 1
             out = model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-            chosen = out.logits[:, -1].argmax(-1)
+            chosen = out.logits[:, -1].argmax(-1).to(device)
             columns = []
             for column, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
                 if token in stops:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from evals._forward import cut_left
 from evals._generate import greedy
-from tests.tiny_subject import stories_subject, tiny_subject
+from tests.tiny_subject import TinySubject, stories_subject, tiny_subject
 
 PROMPTS = ["a", "Tell me about the sea.", "b" * 40, "one two three", "?", "The cat sat on the mat and then it left."]
 
@@ -39,6 +40,25 @@ def test_a_batch_generates_what_each_prompt_alone_does_without_cache(subject, ba
         subject.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected
     ]
     assert len({answer.tokens for answer in answers}) > 2, "the rows of this test must end at different steps"
+
+
+def test_the_miniature_generates_in_a_batch_what_it_does_alone():
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from trainables.builtin.sources import content, mini_path
+
+    if not (mini_path() / "model.safetensors").is_file():
+        pytest.skip(f"{mini_path()}/model.safetensors is absent")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(mini_path())
+    model = AutoModelForCausalLM.from_pretrained(mini_path(), dtype="float32").eval()
+    stops = (tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id)
+    subject = TinySubject(model, tokenizer, stop_token_ids=stops)
+    rows = [json.loads(line) for line in content("ifeval").splitlines()[:40]]
+    texts = [subject.prompt([{"role": "user", "content": row["prompt"]}]) for row in rows]
+    prompts = [subject.tokenize(text) for text in texts]
+    together = greedy(subject, prompts, 48, batch_size=16)
+    assert together == greedy(subject, prompts, 48, batch_size=1)
+    assert len({answer.text for answer in together}) > 5
 
 
 def test_padding_moves_no_position_of_a_model_with_learnt_positions():
