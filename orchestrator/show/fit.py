@@ -50,9 +50,8 @@ def fits(results: Results) -> dict[str, Fit]:
 def judge_fit(row: Row, peers: Sequence[Row]) -> Fit:
     """One trial's verdict by RULE. `peers` are the trials whose losses are over the same tokens, itself among them."""
     raw = [point.get("loss") for point in row.train.get("steps", [])]
-    if any(isinstance(item, float) and not math.isfinite(item) for item in raw) or any(
-        isinstance(item, str) for item in raw
-    ):
+    # JSON has no NaN: a loss that was none comes back as null or as text.
+    if any(not isinstance(item, int | float) or not math.isfinite(item) for item in raw):
         return Fit("diverged", "a training loss is not a finite number")
     held = [(float(point["epoch"]), float(point["loss"])) for point in heldout_of(row)]
     if not held:

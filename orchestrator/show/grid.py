@@ -8,8 +8,9 @@ from html import escape
 
 from orchestrator.show.formats import one_line
 
-HEADING = 14
-"""Characters that a heading may take in text before it is broken, where its column is not wider anyway."""
+HEADING, NARROW = 14, 9
+"""Characters that a heading may take in text before it is broken, where its column is not wider anyway: where there is
+room, and where there is little."""
 LEAST = 16
 """Characters that a folded column keeps."""
 
@@ -59,14 +60,15 @@ def to_text(table: Table, width: int | None = None, color: bool = False) -> str:
     below: list[str] = []
     if width is not None and _natural(table) > width:
         table, below = _without_asides(table)
-    if width is not None and _natural(table) - _slack(table) > width:
+    heading = HEADING if width is None or _natural(table) <= width else NARROW
+    if width is not None and _natural(table, heading) - _slack(table) > width:
         table = _without_brackets(table)
     folded = _folded(table)
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=None)
     for place, column in enumerate(table.columns):
         # Text, not str, everywhere: square brackets in a label are no markup.
         grid.add_column(
-            Text(_heading(table, place)),
+            Text(_heading(table, place, heading)),
             justify="right" if column.right else "left",
             overflow="fold",
             no_wrap=place != folded,
@@ -77,7 +79,7 @@ def to_text(table: Table, width: int | None = None, color: bool = False) -> str:
     out = io.StringIO()
     console = Console(
         file=out,
-        width=1000 if width is None else max(width, _natural(table) - _slack(table)),
+        width=1000 if width is None else max(width, _natural(table, heading) - _slack(table)),
         force_terminal=color,
         color_system="standard" if color else None,
         legacy_windows=False,
@@ -89,18 +91,18 @@ def to_text(table: Table, width: int | None = None, color: bool = False) -> str:
     return "\n".join([*lines, *below]).rstrip("\n") + "\n"
 
 
-def _heading(table: Table, place: int) -> str:
+def _heading(table: Table, place: int, least: int = HEADING) -> str:
     name = table.columns[place].name
-    return textwrap.fill(name, max(HEADING, _longest(table, place))) if name else ""
+    return textwrap.fill(name, max(least, _longest(table, place))) if name else ""
 
 
 def _longest(table: Table, place: int) -> int:
     return max((len(one_line(row[place])) for row in table.rows), default=0)
 
 
-def _natural(table: Table) -> int:
+def _natural(table: Table, least: int = HEADING) -> int:
     """Characters the table takes where nothing is folded."""
-    heads = [max(map(len, _heading(table, place).split("\n"))) for place in range(len(table.columns))]
+    heads = [max(map(len, _heading(table, place, least).split("\n"))) for place in range(len(table.columns))]
     return sum(max(head, _longest(table, place)) + 3 for place, head in enumerate(heads))
 
 
@@ -153,12 +155,13 @@ def to_markdown(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """The table as HTML; every text is escaped. It scrolls by itself where it is wider than the page."""
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
-    head = "".join(f'<th{_flush(column)} scope="col">{escape(column.name)}</th>' for column in table.columns)
+    caption = f"<caption>{escape(one_line(table.caption))}</caption>" if table.caption else ""
+    head = "".join(f'<th{_flush(column)} scope="col">{escape(one_line(column.name))}</th>' for column in table.columns)
     body = []
     for place, row in enumerate(table.rows):
         cells = "".join(
-            f"<td{_flush(column)}>{escape(cell)}</td>" for column, cell in zip(table.columns, row, strict=True)
+            f"<td{_flush(column)}>{escape(one_line(cell))}</td>"
+            for column, cell in zip(table.columns, row, strict=True)
         )
         mark = ' class="marked"' if place in table.marked else ""
         body.append(f"<tr{mark}>{cells}</tr>")

@@ -53,9 +53,10 @@ def layout(natural: dict[str, int], width: int) -> dict[str, int]:
     left = width - MARGIN - sum(item + GAP for item in wide.values())
     for name in reversed(DROPPED):
         need = min(natural[name], LEAST) if name == "note" else natural[name]
-        if need + GAP <= left:
-            wide[name] = need
-            left -= need + GAP
+        if need + GAP > left:
+            break
+        wide[name] = need
+        left -= need + GAP
     for name in ("trial", "note"):
         if name in wide:
             more = max(0, min(left, natural[name] - wide[name]))

@@ -46,7 +46,7 @@ def html(report: Report) -> str:
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, keep_trailing_newline=True)
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, finalize=_shown)
 
     def blocks(section: Section) -> Iterator[tuple[str, Any]]:
         for block in section.blocks:
@@ -58,6 +58,7 @@ def html(report: Report) -> str:
         blocks=blocks,
         table=lambda block: Markup(to_html(block)),
         drawing=lambda figure: Markup(figure.svg),
+        bound=lambda text: text.replace(" %", "\u00a0%"),
         fold=FOLD,
         lead=LEAD,
     )
@@ -96,6 +97,11 @@ def _markdown_block(block: Block) -> str:
     for who, note, text in block.answers:
         parts += [f"{markdown_text(who)}{': ' + markdown_text(note) if note else ''}", _quoted(text)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _shown(value: Any) -> Any:
+    """What the template writes of a value: plain text without control characters, finished HTML as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _note(text: str) -> str:

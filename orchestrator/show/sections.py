@@ -22,6 +22,9 @@ from orchestrator.show.fit import RULE
 from orchestrator.show.metrics import setting
 from orchestrator.show.ranking import base_of, entries
 
+MOST_MODELS = 4
+"""Trials whose generated turns are shown beside the real one, the best ones."""
+
 
 def build(results: Results) -> Report:
     """The report of a sweep. Every figure and sentence comes from `results`; a section without records is left out."""
@@ -230,7 +233,7 @@ def _types(results: Results, found: Findings) -> Section | None:
 
 
 def _turns(results: Results, found: Findings) -> Section | None:
-    rows = [row for entry in found.ranking for row in entry.rows[:1]]
+    rows = [entry.row for entry in found.ranking][:MOST_MODELS]
     base = base_of(results, found.best.row) if found.best else None
     turns = next_turns([*([base] if base else []), *rows])
     if not turns:

@@ -9,6 +9,8 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
+from orchestrator.show.formats import one_line
+
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
 """After Okabe and Ito, "Color Universal Design"; each is readable on white and on near-black."""
 BASE, BEST, HELDOUT, GOAL = COLORS[6], COLORS[0], COLORS[1], COLORS[2]
@@ -96,8 +98,9 @@ def finish(canvas: Any, name: str, caption: str, alt: str) -> Figure:
     text = re.sub(r'^(<svg [^>]*?) height="[^"]*"', r"\1", text)
     pixels = round(96 * canvas.get_figwidth())
     text = text.replace(
-        "<svg ", f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(alt)}" ', 1
+        "<svg ", f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(one_line(alt))}" ', 1
     )
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", text)
     text = re.sub(r"\n\s*", "\n", text)
     return Figure(name, caption, alt, text)
 

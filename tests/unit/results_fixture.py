@@ -182,7 +182,7 @@ def record_of(
 
 def row(id: str, label: str, skill: float | None, *, n: int = 120, is_base: bool = False, **fields: Any) -> Row:
     """A row scored by IFEval; `skill` None leaves it unscored."""
-    samples = ifeval_samples(skill, n, tag=label) if skill is not None else []
+    samples = ifeval_samples(skill, n, tag=f"model {id}") if skill is not None else []
     defaults: dict[str, Any] = {
         "id": id,
         "label": label,
