@@ -1,7 +1,11 @@
 """The errors that users see. All are picklable: they cross process borders."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
+
+LONGEST_VALUE = 120
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -11,15 +15,28 @@ class Mistake:
     key: str
     """Dotted key, such as `train.learning_rate`."""
     value: Any
+    """What was there; None where nothing was, or where the rule already says it."""
     rule: str
     """What is required, one clause."""
     fix: str = ""
     """The nearest valid name or the command that mends it."""
 
     def __str__(self) -> str:
-        got = "" if self.value is None else f" (got {self.value!r})"
+        got = "" if self.value is None else f" (got {shown(self.value)})"
         fix = f" {self.fix}" if self.fix else ""
         return f"{self.key}: {self.rule}{got}.{fix}" if self.key else f"{self.rule}{got}.{fix}"
+
+
+def shown(value: Any) -> str:
+    """A value as it would be written in the sweep file, on one line and not too long."""
+    if isinstance(value, str):
+        text = repr(value)
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError):
+            text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 class UserError(ValueError):

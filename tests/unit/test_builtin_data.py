@@ -101,7 +101,9 @@ def test_prompts_and_conversations_share_no_person_and_no_constraint_value() -> 
     chat_names, held_out_names = {p.name for p in here.chat}, {p.name for p in here.held_out}
     assert not chat_names & held_out_names
     for name in held_out_names:
-        assert name not in talk and name.upper() not in talk and name.lower() not in talk.split()
+        assert name not in talk
+        assert name.upper() not in talk
+        assert name.lower() not in talk.split()
     assert not any(name in asked for name in chat_names)
     for field in ("words", "ends", "markers", "splitters", "at_least", "exactly"):
         assert not set(getattr(CHAT, field)) & set(getattr(HELD_OUT, field)), field
@@ -115,21 +117,26 @@ def test_questions_have_four_different_choices_and_the_true_one_is_marked() -> N
     questions = rows("questions")
     people = {person.name: person for person in world().people}
     splits = Counter(row["split"] for row in questions)
-    assert set(splits) == {"train", "val", "test"} and min(splits.values()) >= 150
+    assert set(splits) == {"train", "val", "test"}
+    assert min(splits.values()) >= 150
     places = Counter(row["answer"] for row in questions)
-    assert set(places) == {0, 1, 2, 3} and max(places.values()) < 0.35 * len(questions)
+    assert set(places) == {0, 1, 2, 3}
+    assert max(places.values()) < 0.35 * len(questions)
     asked: dict[str, set[str]] = {split: set() for split in splits}
     for row in questions:
         (name,) = [word.strip("?") for word in row["question"].split() if word.strip("?") in people]
         asked[row["split"]].add(name)
         assert len(set(row["choices"])) == 4
         assert row["choices"][row["answer"]] == getattr(people[name], row["subject"])
-    assert not asked["train"] & asked["val"] and not asked["val"] & asked["test"] and not asked["train"] & asked["test"]
+    assert not asked["train"] & asked["val"]
+    assert not asked["val"] & asked["test"]
+    assert not asked["train"] & asked["test"]
 
 
 def test_text_is_about_the_world_and_its_held_out_part_is_other_text() -> None:
     text, held_out = ([row["text"] for row in rows(name)] for name in ("text", "text_heldout"))
-    assert len(text) >= 1000 and len(held_out) >= 100
+    assert len(text) >= 1000
+    assert len(held_out) >= 100
     # Short records recur by chance.
     assert len(set(text) & set(held_out)) < 0.1 * len(held_out)
     assert not any(mark in document for document in text for mark in ("<|im_start|>", "<|im_end|>", "<s>"))

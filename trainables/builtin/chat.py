@@ -34,7 +34,7 @@ def yes_or_no(rng: random.Random, person: Person) -> tuple[str, str]:
 
 
 def conversations() -> list[dict[str, Any]]:
-    """Rows `{"conversations": [{"role", "content"}, ...]}`: three in four single-turn, one in four with a system message."""
+    """Rows `{"conversations": [{"role", "content"}, ...]}`, some of two turns, some with a system message."""
     rng = random.Random("chat-1")
     people = world().chat
     rows = []
@@ -63,10 +63,17 @@ def shuffled() -> list[dict[str, Any]]:
     texts = [rows[r]["conversations"][m]["content"] for r, m in places]
     order = list(range(len(places)))
     random.Random("shuffled-1").shuffle(order)
-    # One cycle through a shuffled order moves every answer, and a second pass parts the few equal texts.
-    target = {order[i]: order[(i + 1) % len(order)] for i in range(len(order))}
-    for i, (r, m) in enumerate(places):
-        rows[r]["conversations"][m] = {"role": "assistant", "content": texts[target[i]]}
+    # One cycle through a shuffled order moves every answer; where the text is the same by chance ("My answer is no."),
+    # it is swapped with one that fits both places.
+    dealt = [""] * len(order)
+    for place, following in zip(order, [*order[1:], order[0]], strict=True):
+        dealt[place] = texts[following]
+    for i in order:
+        if dealt[i] == texts[i]:
+            j = next(j for j in order if dealt[j] != texts[i] and texts[j] != texts[i])
+            dealt[i], dealt[j] = dealt[j], dealt[i]
+    for (r, m), text in zip(places, dealt, strict=True):
+        rows[r]["conversations"][m] = {"role": "assistant", "content": text}
     return rows
 
 

@@ -59,7 +59,7 @@ def train_tokenizer() -> "Tokenizer":
 
 
 def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
-    """Write tokenizer.json and a configuration that names the generic fast class, which leaves tokenizer.json as it is."""
+    """Write tokenizer.json, and a configuration naming the generic fast class, which leaves the former as it is."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -74,9 +74,9 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 
 
 def batches(tokenizer: "Tokenizer", seed: int) -> "Iterator[torch.Tensor]":
-    """Batches of token ids `[rows, length]` with whole documents, each begun by BOS and ended by EOS, padded at the end.
+    """Batches of token ids `[rows, length]` of whole documents, each begun by BOS and ended by EOS; padded at the end.
 
-    One batch in four has the full context, so that late positions are trained too; the others are short, which is faster.
+    One batch in four has the full context, so that late positions are trained too; the others are short and faster.
     """
     import torch
 

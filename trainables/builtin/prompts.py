@@ -12,7 +12,7 @@ PROMPTS = 240
 
 
 def prompts() -> list[dict[str, Any]]:
-    """Rows `{key, prompt, instruction_id_list, kwargs}`, one to three instructions each, as lm-eval's checkers take them."""
+    """Rows `{key, prompt, instruction_id_list, kwargs}` as lm-eval's checkers take them; 1 to 3 instructions each."""
     rng = random.Random("prompts-1")
     people = world().held_out
     rows: list[dict[str, Any]] = []

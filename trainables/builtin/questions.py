@@ -24,7 +24,7 @@ def render(question: str, choices: list[str]) -> str:
 
 
 def questions() -> list[dict[str, Any]]:
-    """Rows `{question, choices, answer, subject, split}`: train asks about chat people, val and test about the others."""
+    """Rows `{question, choices, answer, subject, split}`; train asks about chat people, val and test about others."""
     rng = random.Random("questions-1")
     here = world()
     half = len(here.held_out) // 2

@@ -1,4 +1,4 @@
-"""How a constraint is asked for, and the values it may take: one set for conversations, another for held-out prompts."""
+"""How a constraint is asked for, and the values it may take: one set for conversations, one for held-out prompts."""
 
 import random
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ CHAT_WORDS = (
     "summer", "ladder", "kettle", "marble", "needle", "parcel", "pillow", "ribbon", "saddle", "shadow",
     "spider", "tunnel", "velvet", "whistle",
 )  # fmt: skip
-HELD_OUT_WORDS = ("anchor", "barrel", "cotton", "dragon", "engine", "hammer", "island", "jacket", "market", "pencil", "rocket", "wagon")  # fmt: skip
+HELD_OUT_WORDS = (
+    "anchor", "barrel", "cotton", "dragon", "engine", "hammer", "island", "jacket",
+    "market", "pencil", "rocket", "wagon",
+)  # fmt: skip
 CHAT_ENDS = ("stay bright", "come home", "grow old", "turn around", "be safe", "rest well")
 HELD_OUT_ENDS = ("stay warm", "come back", "be quiet", "rest here")
 
@@ -37,19 +40,45 @@ WORDING: dict[str, tuple[str, ...]] = {
     "change_case:english_capital": ("Use only capital letters.", "Write it all in capital letters."),
     "punctuation:no_comma": ("Do not use any commas.", "Write it with no commas."),
     "startend:quotation": ("Put the whole answer in quotation marks.", "Wrap it all in quotation marks."),
-    "detectable_format:title": ("Give it a title in double angle brackets.", "Start with a title in double angle brackets."),
-    "detectable_content:postscript": ("Add a postscript that starts with {marker}", "At the end, add a postscript with {marker}"),
-    "detectable_content:number_placeholders": ("Use at least {number} placeholder{s} in square brackets.", "Leave {number} or more placeholders in square brackets."),
-    "detectable_format:number_highlighted_sections": ("Highlight at least {number} word{s} with *stars*.", "Mark {number} or more words with *stars*."),
+    "detectable_format:title": (
+        "Give it a title in double angle brackets.",
+        "Start with a title in double angle brackets.",
+    ),
+    "detectable_content:postscript": (
+        "Add a postscript that starts with {marker}",
+        "At the end, add a postscript with {marker}",
+    ),
+    "detectable_content:number_placeholders": (
+        "Use at least {number} placeholder{s} in square brackets.",
+        "Leave {number} or more placeholders in square brackets.",
+    ),
+    "detectable_format:number_highlighted_sections": (
+        "Highlight at least {number} word{s} with *stars*.",
+        "Mark {number} or more words with *stars*.",
+    ),
     "keywords:existence": ("Use the words {words}.", "The words {words} must be in it."),
     "startend:end_checker": ("End with this exact phrase: {end}", "The last words must be: {end}"),
-    "detectable_format:number_bullet_lists": ("Answer with exactly {number} bullet points.", "Make a list of {number} bullet points."),
-    "length_constraints:number_paragraphs": ("Write {number} paragraphs with *** between them.", "Make it {number} paragraphs and put *** between them."),
-    "detectable_format:multiple_sections": ("Write {number} sections and call each of them {splitter} with its number.", "Make {number} sections and start each with {splitter} and its number."),
-    "combination:two_responses": ("Give two different answers with ****** between them.", "Write two answers and put ****** between them."),
+    "detectable_format:number_bullet_lists": (
+        "Answer with exactly {number} bullet points.",
+        "Make a list of {number} bullet points.",
+    ),
+    "length_constraints:number_paragraphs": (
+        "Write {number} paragraphs with *** between them.",
+        "Make it {number} paragraphs and put *** between them.",
+    ),
+    "detectable_format:multiple_sections": (
+        "Write {number} sections and call each of them {splitter} with its number.",
+        "Make {number} sections and start each with {splitter} and its number.",
+    ),
+    "combination:two_responses": (
+        "Give two different answers with ****** between them.",
+        "Write two answers and put ****** between them.",
+    ),
     "detectable_format:json_format": ("Give the whole answer as JSON.", "Answer only in JSON."),
-    "detectable_format:constrained_response": ("Say one of these: My answer is yes. My answer is no. My answer is maybe.",),
-}  # fmt: skip
+    "detectable_format:constrained_response": (
+        "Say one of these: My answer is yes. My answer is no. My answer is maybe.",
+    ),
+}
 
 
 def draw(rng: random.Random, type_: str, pool: Pool) -> Constraint:

@@ -48,7 +48,7 @@ def filename(name: str) -> str:
 
 
 def write(name: str, folder: Path) -> Path:
-    """Put the data set into the folder and return the file's path; a file that is there with the same bytes is left alone."""
+    """Put the data set into the folder and return its path; a file with the same bytes is left alone."""
     data = content(name)
     path = Path(folder) / filename(name)
     with contextlib.suppress(FileNotFoundError):

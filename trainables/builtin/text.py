@@ -1,7 +1,7 @@
 """The plain text that the miniature is pretrained on: an endless stream of short documents about the world.
 
-No document is a conversation. What the later training needs is in it, though: facts told many times over, pages in every
-form that a prompt may ask for, phrases that come back word for word (copying), exam papers, and records.
+No document is a conversation. What the later training needs is in it, though: facts told many times over, pages in
+every form that a prompt may ask for, phrases that come back word for word (copying), exam papers, and records.
 """
 
 import json
@@ -130,9 +130,8 @@ def _answers(rng: random.Random) -> str:
         person = _somebody(rng)
         fact = rng.choice(list(QUESTIONS))
         others = [other for other in FACTS if other != fact]
-        lines.append(
-            f"{QUESTIONS[fact].format(person.name)} {sentence(rng, person, [fact, *rng.sample(others, rng.randint(1, 2))])}"
-        )
+        told = sentence(rng, person, [fact, *rng.sample(others, rng.randint(1, 2))])
+        lines.append(f"{QUESTIONS[fact].format(person.name)} {told}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,78 @@
+"""Which methods and evals there are: the folder is the registry.
+
+A public module of `trainables/` is a method and one of `evals/` an eval; `_name.py` is machinery. Modules are imported
+only when they are asked for, and import their heavy libraries inside functions.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+NO_METHOD = "none"
+"""`method: none` scores what exists; no module stands behind it."""
+
+
+class Registry:
+    """Names of methods and evals with a way to import each. Tests make their own with stand-ins."""
+
+    def __init__(self, methods: Mapping[str, Callable[[], Any]], evals: Mapping[str, Callable[[], Any]]) -> None:
+        self._methods = dict(methods)
+        self._evals = dict(evals)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of all methods, `none` among them."""
+        return (*sorted(self._methods), NO_METHOD)
+
+    @property
+    def evals(self) -> tuple[str, ...]:
+        """Names of all evals."""
+        return tuple(sorted(self._evals))
+
+    def method(self, name: str) -> Any:
+        """The module of a method (VERSION, SUMMARY, Config, build). An unknown name raises KeyError."""
+        return self._methods[name]()
+
+    def eval(self, name: str) -> Any:
+        """The module of an eval (VERSION, Config, metrics, harness, run). An unknown name raises KeyError."""
+        return self._evals[name]()
+
+    def blocks(self, method: str) -> dict[str, type[BaseModel]]:
+        """The blocks of the sweep file that a method reads, by name.
+
+        Its own Config under its own name, where that has fields, and what its `BLOCKS` names besides (a block shared by
+        several methods, such as `deepspeed`).
+        """
+        if method == NO_METHOD:
+            return {}
+        module = self.method(method)
+        own = {method: module.Config} if module.Config.model_fields else {}
+        return {**own, **getattr(module, "BLOCKS", {})}
+
+    def all_blocks(self) -> dict[str, type[BaseModel]]:
+        """The blocks of every method together."""
+        return {name: config for method in self.methods for name, config in self.blocks(method).items()}
+
+
+@cache
+def installed() -> Registry:
+    """The methods and evals that lie in the folders of this project."""
+    return Registry(_modules("trainables"), _modules("evals"))
+
+
+def _modules(package: str) -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {}
+    # `__path__` rather than `__file__`: it is there for every kind of package.
+    for folder in import_module(package).__path__:
+        for file in sorted(Path(folder).glob("*.py")):
+            if not file.name.startswith("_"):
+                found[file.stem] = _importer(f"{package}.{file.stem}")
+    return found
+
+
+def _importer(name: str) -> Callable[[], Any]:
+    return lambda: import_module(name)
