@@ -1,13 +1,18 @@
 """The effect of each axis: the same trial with one value changed, paired prompt by prompt."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.record.records import Results, Row
 from orchestrator.show.evidence import Evidence, compare_rows
+from orchestrator.show.formats import p_value, signless
 from orchestrator.show.metrics import objective_value, setting, trained
+
+LEAST_TRIALS = 5
+"""Trials that a rank correlation needs."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,35 @@ def effect(results: Results, axis: str) -> Effect:
             others, own = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             found = compare_rows(others, own, results.objective.metric, results.objective.direction)
             points.append(Point(value, found, len(pairs), _mean(results, own), _mean(results, others)))
-    reason = "" if points else "no two finished trials differ in it alone"
+    reason = "" if points else f"no two finished trials differ in it alone{_correlation(results, rows, axis)}"
     return Effect(axis, values[0], tuple(points), reason)
+
+
+def is_grid(results: Results) -> bool:
+    """Whether trials differ from the baseline in several axes at once (or there is no baseline to differ from)."""
+    base = next((row for row in results.rows if row.id == results.baseline_id), None)
+    if base is None:
+        return True
+    return any(
+        sum(not same(axis_value(row, axis), axis_value(base, axis)) for axis in results.axes) > 1
+        for row in trained(results)
+    )
+
+
+def _correlation(results: Results, rows: Sequence[Row], axis: str) -> str:
+    """Spearman's rank correlation of a numeric axis with the objective, where there are trials enough: what a random
+    search says of an axis. Empty where it says nothing."""
+    pairs = [(axis_value(row, axis), objective_value(results, row)) for row in rows]
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in pairs)
+    if len(pairs) < LEAST_TRIALS or not numeric or len({value for value, _ in pairs}) < 3:
+        return ""
+    from scipy.stats import spearmanr
+
+    found = spearmanr([value for value, _ in pairs], [score for _, score in pairs])
+    if not math.isfinite(found.statistic):
+        return ""
+    rho = signless(f"{found.statistic:+.2f}")
+    return f"; over {len(pairs)} trials its rank correlation with the score is {rho} ({p_value(float(found.pvalue))})"
 
 
 def _matched(results: Results, rows: Sequence[Row], axis: str, reference: Any, value: Any) -> list[tuple[Row, Row]]:

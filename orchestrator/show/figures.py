@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.record.records import Results, Row
 from orchestrator.show import formats
 from orchestrator.show.answers import TypeGain
-from orchestrator.show.effects import axis_keys, axis_value, axis_values, effect, same
+from orchestrator.show.effects import axis_keys, axis_value, axis_values, is_grid, same
 from orchestrator.show.findings import Findings
 from orchestrator.show.metrics import bounds, metric_names, objective_value, target, trained
 from orchestrator.show.ranking import base_of
@@ -31,6 +31,7 @@ def axis_scores(results: Results, axis: str) -> Figure | None:
     baseline or no such trial."""
     name = results.objective.metric
     scored = [row for row in trained(results) if objective_value(results, row) is not None]
+    base = next((row for row in results.rows if row.id == results.baseline_id), None)
     values = axis_values(results, axis)
     rows = _along(results, scored, axis)
     if len({formats.value(axis_value(row, axis)) for row in rows}) < 2:
@@ -50,7 +51,9 @@ def axis_scores(results: Results, axis: str) -> Figure | None:
             value = objective_value(results, row) or 0.0
             span = bounds(name, row.metric(name)) or (value, value)
             bars = [[scale * max(0.0, value - span[0])], [scale * max(0.0, span[1] - value)]]
-            is_start = row.id == results.baseline_id
+            is_start = base is not None and all(
+                same(axis_value(row, other), axis_value(base, other)) for other in results.axes
+            )
             axes.errorbar(
                 [x],
                 [scale * value],
@@ -95,7 +98,7 @@ def axis_scores(results: Results, axis: str) -> Figure | None:
 
 def _along(results: Results, scored: list[Row], axis: str) -> list[Row]:
     base = next((row for row in scored if row.id == results.baseline_id), None)
-    if base is None or any(len(point.evidence.method) and point.pairs > 1 for point in effect(results, axis).points):
+    if base is None or is_grid(results):
         return scored
     others = [key for other in results.axes if other != axis for key in axis_keys(other)]
     return [row for row in scored if all(same(axis_value(row, key), axis_value(base, key)) for key in others)]

@@ -244,7 +244,7 @@ class Progress:
                 ended = sum(line.state in ENDED for line in self._lines.values())
                 self._say(f"[{duration(round(now - self._begun))}] {ended}/{len(self._lines)} {plain(after)}")
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """One line beside the display, such as a warning."""
         if self._live is not None:
             from rich.text import Text

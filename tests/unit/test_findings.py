@@ -19,7 +19,7 @@ from results_fixture import (
 
 from orchestrator.record.records import MetricRecord, Objective, Results, Row, State
 from orchestrator.show.answers import changed_prompts, choose, next_turns, type_gains
-from orchestrator.show.effects import axis_values, effect, effects
+from orchestrator.show.effects import axis_values, effect, effects, is_grid
 from orchestrator.show.evidence import against_base
 from orchestrator.show.findings import find, improvements
 from orchestrator.show.fit import fits
@@ -292,6 +292,23 @@ def test_a_trial_without_its_partner_stays_out_of_the_marginal_effect() -> None:
     results = _grid()
     results = results.model_copy(update={"rows": [row for row in results.rows if row.id != "2x"]})
     assert effect(results, "lora.b").points[0].pairs == 1
+
+
+def test_a_random_search_gives_a_rank_correlation_where_no_trials_match() -> None:
+    rows = [
+        trial(str(i), str(i), 0.2 + i / 10, {"lora.a": i * i + 1, "lora.b": -i}, curves(1.0), n=60) for i in range(7)
+    ]
+    results = _results(rows, axes={"lora.a": [], "lora.b": []})
+    assert "over 7 trials its rank correlation with the score is +1.00 (p < 0.001)" in effect(results, "lora.a").reason
+    assert "−1.00" in effect(results, "lora.b").reason
+    few = results.model_copy(update={"rows": rows[:4]})
+    assert effect(few, "lora.a").reason == "no two finished trials differ in it alone"
+
+
+def test_only_trials_that_differ_in_several_axes_make_a_grid() -> None:
+    assert not is_grid(tuning_results(n=20))
+    assert is_grid(_grid())
+    assert is_grid(_grid().model_copy(update={"baseline_id": "1x"}))
 
 
 def test_values_that_move_together_are_one_axis() -> None:

@@ -62,7 +62,7 @@ def test_lines_hold_no_control_characters_whatever_a_label_or_an_error_holds() -
     progress, out, _ = _piped()
     with progress:
         progress.update("c", state=State.FAILED, note="out of\nmemory\x1b[31m\r\u2028x")
-        progress.note("a warning\x07 of two\nlines")
+        progress.message("a warning\x07 of two\nlines")
     text = out.getvalue()
     assert all(char == "\n" or char.isprintable() for char in text)
     assert "out of memory [31m x" in text
@@ -100,7 +100,7 @@ def test_a_terminal_of_any_size_is_drawn_and_the_last_table_is_whole(
     out = io.StringIO()
     with Progress(ROWS, stream=out, interactive=True) as progress:
         progress.update("a", state=State.TRAINING, steps=60, step=12, loss=1.25, tokens_per_second=12345.6)
-        progress.note("a warning [x]")
+        progress.message("a warning [x]")
         progress.update("c", state=State.FAILED, note="out of memory")
     text = out.getvalue()
     assert "\x1b[" in text
