@@ -1,4 +1,4 @@
-"""How much faster one rendering and tokenization a conversation is than one a prefix: `bench/masking.py TOKENIZER DATA`.
+"""How much faster one tokenization a conversation is than one a prefix: `python bench/masking.py TOKENIZER DATA`.
 
 Both give the same spans (they are compared). The prefix way is timed twice: each prefix tokenized once, and, as loops
 over messages are often written, messages[:i] and messages[:i+1] both tokenized for every message.

@@ -154,6 +154,15 @@ def test_trials_hold_out_the_same_rows_whatever_they_drop(tmp_path, tokenizer):
     assert numbers == {n for n, each in enumerate(rows) if json.dumps(each.get("conversations")) in kept}
 
 
+def test_rows_are_held_out_of_those_that_hold_a_conversation(tmp_path):
+    rows = [{"text": "none"}] * 30 + [row("a", "b"), row("c", "d")]
+    data = DataSettings(path=str(write(tmp_path / "x.jsonl", rows)), heldout=0.05)
+    for seed in range(5):
+        heldout = heldout_conversations(data.model_copy(update={"heldout_seed": seed}))
+        assert len(heldout) == 1
+        assert len(heldout[0]) == 2
+
+
 # -- prepared rows ---------------------------------------------------------------------------------------------------
 
 
