@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE",
         help="change one value: evals.ifeval.limit=50, model.dtype=bfloat16",
     )  # fmt: skip
-    command.add_argument("--output", type=Path, default=Path("outputs"), help="where records are kept (default: outputs)")
+    command.add_argument(
+        "--output", type=Path, default=Path("outputs"), help="where records are kept (default: outputs)"
+    )
     return command
 
 

@@ -24,8 +24,12 @@ def parser() -> argparse.ArgumentParser:
         "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="change one value: train.epochs=2"
     )
     command.add_argument("--plan", action="store_true", help="show what would run and what it would take; run nothing")
-    command.add_argument("--preview", type=int, metavar="N", help="show N rows per trial as they are trained; run nothing")
-    command.add_argument("--output", type=Path, default=Path("outputs"), help="where everything is kept (default: outputs)")
+    command.add_argument(
+        "--preview", type=int, metavar="N", help="show N rows per trial as they are trained; run nothing"
+    )
+    command.add_argument(
+        "--output", type=Path, default=Path("outputs"), help="where everything is kept (default: outputs)"
+    )
     command.add_argument("--max-concurrent", type=int, metavar="N", help="train at most N trials at once")
     command.add_argument("--retry-failed", action="store_true", help="run trials again that failed for good")
     command.add_argument("--schema", action="store_true", help="print the JSON schema of sweep files")
@@ -92,7 +96,8 @@ def read(path: Path) -> str:
 
 def preview(plan: Any, sources: Any, count: int) -> int:
     """Print rows as each trial trains on them; trials that train on the same rows share a block."""
-    from trainables._data import format_preview, prepare, preview as preview_rows
+    from trainables._data import format_preview, prepare
+    from trainables._data import preview as preview_rows
     from trainables._fit import tokenizer_arguments
     from trainables._tokenizer import load_tokenizer
 
@@ -112,28 +117,52 @@ def preview(plan: Any, sources: Any, count: int) -> int:
 
 def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any) -> int:
     """Run what is missing, write the report, print the table."""
+    from orchestrator.record.ledger import write_json
     from orchestrator.record.results import collect
     from orchestrator.record.tracking import Tracker, default_uri, view_command
     from orchestrator.run.experiment import Experiment
+    from orchestrator.show.grid import to_text
+    from orchestrator.show.page import write_report
     from orchestrator.show.progress import Progress
+    from orchestrator.show.tables import final_table
 
-    began = time.time()
-    tracking = plan.sweep.tracking
-    uri = tracking.uri or default_uri()
+    began, tracking = time.time(), plan.sweep.tracking
     rows = [(trial.id, trial.label, trial.is_base) for trial in (*plan.bases, *plan.trials)]
-    progress = Progress(rows, sys.stdout, None)
+    progress = Progress(rows, sys.stdout)
     experiment = Experiment(plan, ledger, sources, progress)
     work = experiment.work(arguments.retry_failed)
-    if not work.empty:
-        if tracking.enabled:
-            experiment.tracker = Tracker(uri, ledger.root / "mlruns", tracking.experiment or plan.sweep.name)
+    for warning in plan.warnings:
+        print(f"note: {warning}")
+    uri = tracking.uri or default_uri()
+    if tracking.enabled:
+        name = tracking.experiment or plan.sweep.name
+        experiment.connect(lambda: Tracker(uri, ledger.root / "mlruns", name))
+    if work.empty:
+        print(f"{plan.sweep.name}: everything is known already; nothing to run")
+    else:
         with progress:
             experiment.begin(work)
             experiment.run(work, max_concurrent=arguments.max_concurrent)
-    results = collect(plan, ledger, sources, seconds=time.time() - began)
-    files = write_report(results, ledger.sweep_folder(plan.sweep.name))
-    if tracking.enabled:
-        if experiment.tracker is None and work.empty:
-            experiment.tracker = Tracker(uri, ledger.root / "mlruns", tracking.experiment or plan.sweep.name)
-        experiment.mirror(results, files, arguments.file)
-    return finish(results, files, experiment, view_command, uri)
+
+    results = collect(plan, ledger, sources, seconds=0.0 if work.empty else time.time() - began)
+    folder = ledger.sweep_folder(plan.sweep.name)
+    write_json(folder / "results.json", results.model_dump(mode="json"))
+    report = write_report(results, folder)
+    experiment.mirror(results, [report, folder / "report.md", folder / "results.json"], arguments.file)
+
+    print(to_text(final_table(results), color=sys.stdout.isatty()))
+    print(f"report   {report}")
+    if experiment.tracker is not None:
+        print(f"mlflow   {view_command(uri, experiment.tracker.experiment_id)}")
+    for line in experiment.differences(results):
+        print(f"note: {line}")
+    if work.repeated:
+        print(f"{len(work.repeated)} failed before and must fail again; --retry-failed runs them anyway")
+    if experiment.interrupted:
+        print("interrupted: what is finished is kept; the same command goes on from here")
+        return 130
+    return 0 if all(row.state == "done" for row in results.rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

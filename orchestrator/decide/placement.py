@@ -69,9 +69,13 @@ def slots(
     training of the next. Raises ValueError when one trial or one eval can never be placed.
     """
     if waiting and trial.times(capacity) < 1:
-        raise ValueError(f"resources: one trial needs {trial}, and there are {capacity}. Ask for fewer or smaller workers.")
+        raise ValueError(
+            f"resources: one trial needs {trial}, and there are {capacity}. Ask for fewer or smaller workers."
+        )
     if evaluation.times(capacity) < 1:
-        raise ValueError(f"resources: one eval needs {evaluation}, and there are {capacity}. Lower resources.eval_cpus or eval_gpus.")
+        raise ValueError(
+            f"resources: one eval needs {evaluation}, and there are {capacity}. Lower resources.eval_cpus or eval_gpus."
+        )
     alone = min(evaluation.times(capacity), max_evals or 10**6)
     if not waiting:
         return Slots(0, 0, alone, "no trial to train")

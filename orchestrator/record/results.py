@@ -3,9 +3,9 @@
 from typing import Any
 
 from orchestrator.decide.plan import Plan, PlannedTrial
-from orchestrator.record.sources import Sources
 from orchestrator.record.ledger import Ledger
 from orchestrator.record.records import EvalRecord, Failure, Objective, Results, Row, State
+from orchestrator.record.sources import Sources
 
 
 def collect(plan: Plan, ledger: Ledger, sources: Sources, seconds: float = 0.0) -> Results:

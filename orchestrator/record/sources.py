@@ -11,8 +11,8 @@ from orchestrator.errors import MissingDataError
 from orchestrator.record.contents import Contents
 from orchestrator.record.ledger import Ledger, write_text
 from orchestrator.record.records import TrialRecord
-from orchestrator.registry import Registry, installed
 from orchestrator.record.tasks import EvalTask
+from orchestrator.registry import Registry, installed
 from trainables._settings import DataSettings, Job
 
 HELDOUT = "heldout"

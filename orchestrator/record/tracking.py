@@ -111,7 +111,10 @@ class Tracker:
         """An eval's own run under its trial's, and its metrics on the trial's run too, where runs are compared."""
         trial_run = self.trial_started(row)
         run_id = self._run((EVAL, record.id), f"{row.label}: {record.eval}", parent=trial_run)
-        if self._tag(run_id, LOGGED) == str(record.finished) and self._tag(trial_run, f"{EVAL}.{record.eval}") == record.id:
+        if (
+            self._tag(run_id, LOGGED) == str(record.finished)
+            and self._tag(trial_run, f"{EVAL}.{record.eval}") == record.id
+        ):
             return
         from mlflow.entities import Param
 
@@ -160,7 +163,9 @@ class Tracker:
         run = self._runs.get((*key, parent))
         if run is None:
             tags = {key[0]: key[1], "mlflow.runName": name, **({PARENT: parent} if parent else {})}
-            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name, start_time=int(time.time() * 1000))
+            run = self.client.create_run(
+                self.experiment_id, tags=tags, run_name=name, start_time=int(time.time() * 1000)
+            )
             self._runs[*key, parent] = run
         elif run.data.tags.get("mlflow.runName") != name:
             self._set_tag(run.info.run_id, "mlflow.runName", name)

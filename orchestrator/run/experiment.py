@@ -2,18 +2,18 @@
 
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from orchestrator.decide.plan import Plan, PlannedTrial
-from orchestrator.record.sources import Sources
+from orchestrator.errors import ResourceError, UserError
 from orchestrator.record.ledger import Ledger
-from orchestrator.record.records import EvalRecord, Failure, Row, State, TrialRecord
+from orchestrator.record.records import EvalRecord, Failure, Results, Row, State, TrialRecord
 from orchestrator.record.results import row_of
+from orchestrator.record.sources import Sources
 from orchestrator.record.tasks import EvalTask, TrialTask
 
 
@@ -23,7 +23,7 @@ class Shown(Protocol):
     def update(self, trial_id: str, **facts: Any) -> None:
         """New facts of one trial: state, step, steps, loss, tokens_per_second, eval, note."""
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A line for the reader that belongs to no trial."""
 
 
@@ -59,7 +59,9 @@ class Experiment:
         work = Work()
         for trial in self.planned.values():
             if trial.settings.method == "none":
-                self.ledger.put_reference(trial.id, trial.settings.model_dump(mode="json"), self.sources.reference(trial))
+                self.ledger.put_reference(
+                    trial.id, trial.settings.model_dump(mode="json"), self.sources.reference(trial)
+                )
             record = self.ledger.trial(trial.id)
             if record is not None and record.state == "failed" and record.failure is not None:
                 if record.failure.deterministic and not retry_failed:
@@ -94,19 +96,26 @@ class Experiment:
             gpus_per_worker=resources.gpus_per_worker,
         )
 
+    def begin(self, work: Work) -> None:
+        """Show where every trial stands before anything runs."""
+        training = {task.job.trial_id for task in work.trials}
+        self._evals_left = {trial_id: set() for trial_id in self.planned}
+        for task in work.ready:
+            self._evals_left[task.trial_id].add(task.id)
+        for trial_id in self.planned:
+            if trial_id not in training:
+                row = self._row(trial_id)
+                note = row.failure.message.splitlines()[0] if row.failure and row.state is State.FAILED else ""
+                self.shown.update(trial_id, state=row.state, note=note)
+
     # -- doing it ---------------------------------------------------------------------------------------------------
 
     def run(self, work: Work, *, max_concurrent: int | None = None) -> None:
         """Train and score all that is missing; returns early when the user interrupts. Raises ResourceError when a
         trial or an eval can never be placed."""
-        from orchestrator.errors import ResourceError
         from orchestrator.run import trials
 
         resources = self.plan.sweep.resources
-        for trial in self.planned.values():
-            self._evals_left[trial.id] = set()
-        for task in work.ready:
-            self._evals_left[task.trial_id].add(task.id)
         with self._interruptible():
             try:
                 trials.run(
@@ -137,7 +146,7 @@ class Experiment:
             self.interrupted += 1
             if self.interrupted > 1:
                 sys.exit(130)
-            self.shown.note("stopping; what is finished is kept (again to quit at once)")
+            self.shown.message("stopping; what is finished is kept (again to quit at once)")
 
         return _Signals(interrupt)
 
@@ -196,9 +205,7 @@ class Experiment:
         if record is None:
             assert failure is not None
             self.ledger.put_eval_failure(task.trial_id, task.id, failure)
-            self.shown.update(
-                task.trial_id, state=State.FAILED, eval=task.eval, note=failure.message.splitlines()[0]
-            )
+            self.shown.update(task.trial_id, state=State.FAILED, eval=task.eval, note=failure.message.splitlines()[0])
             return
         objective = record.metrics.get(self.plan.objective.metric)
         score = f"{task.eval} {objective.value:.3f}" if objective else task.eval
@@ -218,18 +225,45 @@ class Experiment:
         try:
             call(self.tracker)
         except Exception as error:  # the edge to another service
-            self.shown.note(f"tracking: {type(error).__name__}: {error}; the next run of this file fills the gap")
+            self.shown.message(f"tracking: {type(error).__name__}: {error}; the next run of this file fills the gap")
             self.tracker = None
 
-    def mirror(self, rows: Iterable[Row]) -> None:
+    def connect(self, make: Callable[[], Any]) -> None:
+        """Open MLflow, before Ray: one process makes a fresh database, and an unreachable server is said at once."""
+        try:
+            self.tracker = make()
+        except Exception as error:  # the edge to another service
+            raise UserError(
+                f"tracking.uri: MLflow cannot be reached ({type(error).__name__}: {error}). "
+                "Mend the address, or set tracking.enabled: false."
+            ) from error
+
+    def mirror(self, results: Results, files: Sequence[Path], source: Path) -> None:
         """Bring MLflow up to what the ledger holds; costs little where it is already."""
-        for row in rows:
-            folder = self.ledger.trial_folder(row.id)
-            if row.record is not None:
-                self._track(lambda tracker, row=row, folder=folder: tracker.trial_finished(row, folder))  # type: ignore[misc]
+
+        def all_rows(tracker: Any) -> None:
+            for row in results.rows:
+                folder = self.ledger.trial_folder(row.id)
+                if row.record is not None:
+                    tracker.trial_finished(row, folder)
+                for record in row.evals.values():
+                    tracker.eval_finished(row, record, folder / record.samples)
+            tracker.finished(results, files, source)
+
+        self._track(all_rows)
+
+    def differences(self, results: Results) -> list[str]:
+        """Where rows were scored under different libraries, devices or types: not part of an id, but worth a line."""
+        found: dict[str, set[str]] = {}
+        for row in results.rows:
             for record in row.evals.values():
-                path = folder / record.samples
-                self._track(lambda tracker, row=row, record=record, path=path: tracker.eval_finished(row, record, path))  # type: ignore[misc]
+                for key, value in record.environment.items():
+                    found.setdefault(key, set()).add(value)
+        return [
+            f"rows were scored with different {key}: {', '.join(sorted(values))}"
+            for key, values in sorted(found.items())
+            if len(values) > 1
+        ]
 
 
 class _Signals:

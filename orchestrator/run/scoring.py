@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.decide.placement import Need
 from orchestrator.record.ledger import Ledger, journal
 from orchestrator.record.records import EvalRecord, Failure, MetricRecord
-from orchestrator.registry import installed
 from orchestrator.record.tasks import EvalTask, Observer
+from orchestrator.registry import installed
 from orchestrator.run.workers import facts
 
 _loaded: dict[Path, Any] = {}
@@ -63,7 +63,8 @@ def failed(task: EvalTask, error: BaseException) -> Failure:
         kind=known.kind,
         message=known.message,
         traceback=known.traceback,
-        deterministic=known.kind not in ("oom", "worker_died"),
+        # `Unavailable`: something is missing on this machine that may be there tomorrow, such as a data package.
+        deterministic=known.kind not in ("oom", "worker_died", "Unavailable"),
         phase=task.eval,
     )
 

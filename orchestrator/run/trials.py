@@ -11,9 +11,9 @@ from orchestrator.decide.failures import Action, decide
 from orchestrator.decide.placement import DRIVER_CPUS, Capacity, Need, Slots, slots, trial_need, worker_need
 from orchestrator.record.ledger import Ledger, without_points
 from orchestrator.record.records import Failure, TrialRecord
+from orchestrator.record.tasks import EvalTask, Observer, TrialTask
 from orchestrator.run.cluster import connected
 from orchestrator.run.scoring import EvalQueue
-from orchestrator.record.tasks import EvalTask, Observer, TrialTask
 from orchestrator.run.workers import facts, train
 
 

@@ -22,7 +22,15 @@ def finished_trial(ledger, trial_id="t1"):
 
 def eval_record(**changes):
     metrics = {"ifeval/x": MetricRecord(value=0.5, direction="max", n=4)}
-    fields = {"id": "e1", "trial_id": "t1", "eval": "ifeval", "config": {}, "version": 1, "harness": "", "data_hash": ""}
+    fields = {
+        "id": "e1",
+        "trial_id": "t1",
+        "eval": "ifeval",
+        "config": {},
+        "version": 1,
+        "harness": "",
+        "data_hash": "",
+    }
     return EvalRecord(**{**fields, "metrics": metrics, **changes})
 
 
@@ -91,9 +99,11 @@ def test_an_eval_that_succeeded_forgets_its_earlier_failure(tmp_path):
 
 
 def test_one_command_at_a_time_holds_an_output_folder(tmp_path):
-    with Ledger(tmp_path).claimed(), pytest.raises(ResourceError, match="is using this output folder"), Ledger(
-        tmp_path
-    ).claimed():
+    with (
+        Ledger(tmp_path).claimed(),
+        pytest.raises(ResourceError, match="is using this output folder"),
+        Ledger(tmp_path).claimed(),
+    ):
         pass
     with Ledger(tmp_path).claimed():
         pass
