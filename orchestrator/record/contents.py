@@ -1,0 +1,244 @@
+"""Content hashes of what a sweep file names: model folders, adapters, data files, built-ins and hub ids.
+
+The same bytes give the same hash wherever they lie. What this machine lacks is said as `unresolved`; what can only be a
+mistake (a file that is not there, an empty one, rows of another layout) is a MissingDataError. Nothing is written but
+`hashes.json` in the cache, until `data_path` is asked for.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.decide.suggest import nearest
+from orchestrator.errors import MissingDataError, Mistake
+from orchestrator.record import hub
+from orchestrator.record.hashes import FileHashes
+from orchestrator.record.layouts import check_text, look_at_files
+from trainables._rows import SUFFIXES, DataError, files_of
+from trainables._settings import DataSettings, ModelSettings
+
+BUILTIN = "builtin:"
+MODELS = ("builtin:mini",)
+MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
+NOT_MODEL_FILES = (
+    "readme*",
+    "license*",
+    "notice*",
+    "use_policy*",
+    "export.json",
+    "train*.json",
+    "*_results.json",
+    ".*",
+)
+"""Words about a model, and records of how it was made: they change nothing that it does."""
+REMEMBERED_BYTES = 1 << 20
+"""Model files larger than this are read once, and again only when their stat changes."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a name stands for on this machine."""
+
+    hash: str | None
+    """SHA-256 of the bytes, or `hub:owner/name@commit`; None where it is unresolved."""
+    path: Path | None
+    """Absolute path, also of built-in data not written yet (see `data_path`); None where only the hub has it."""
+    unresolved: str | None = None
+    """What this machine lacks and the way out, one line; a plan shows it, a run refuses it."""
+    rows: int | None = None
+    """Rows of data, at most `max_rows`; None where counting them would take long."""
+
+
+class Contents:
+    """Looks names up, remembering what it has read."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache.absolute()
+        self._hashes = FileHashes(self.cache / "hashes.json")
+        self._looked: dict[tuple[str, str, str], int | None] = {}
+
+    def model(self, settings: ModelSettings) -> Content:
+        """A model's weights, configuration and tokenizer, with the bytes of `chat_template` where one is given.
+
+        Raises MissingDataError for an unknown built-in, a missing folder or template, a folder without config.json.
+        """
+        content = self._model(settings)
+        if settings.chat_template is None:
+            return content
+        template = Path(settings.chat_template).expanduser().absolute()
+        if not template.is_file():
+            raise _missing("model.chat_template", settings.chat_template, "no such file")
+        if content.hash is None:
+            return content
+        return replace(content, hash=_joined([("base", content.hash), ("chat template", self._hashes.of(template))]))
+
+    def adapter(self, path: str) -> Content:
+        """A PEFT adapter: a folder with adapter_config.json and weights, or a hub id."""
+        return self._folder("adapter", path, None, "adapter_config.json", "Name the folder that holds it.")
+
+    def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Content:
+        """Rows to train on, or (`kind` eval) to score; `key` is the place in the sweep file, for messages.
+
+        Raises MissingDataError for what is not there, is empty, or whose first row has another layout.
+        """
+        name = settings.path
+        if name.startswith(BUILTIN):
+            return self._builtin_data(settings, kind, key)
+        path = Path(name).expanduser().absolute()
+        if not path.exists():
+            if _looks_local(name, (*SUFFIXES, ".csv", ".txt", ".tsv")) or not hub.is_id(name):
+                raise _missing(key, name, "no such file or folder")
+            return _from_hub(name, settings, "dataset", f":{settings.name or ''}:{settings.split}")
+        files = self._data_files(settings, kind, key)
+        empty = next((file for file in files if file.stat().st_size == 0), None)
+        if empty is not None:
+            raise MissingDataError(str(Mistake(key, str(empty), "the file is empty", "Name a file that holds rows.")))
+        if path.is_dir():
+            found = _joined((file.relative_to(path).as_posix(), self._hashes.of(file)) for file in files)
+        else:
+            found = self._hashes.of(path)
+        return Content(found, path, rows=self._rows(settings, files, found, kind, key))
+
+    def data_path(self, settings: DataSettings) -> Path | None:
+        """The file or folder that a worker reads, built-in data written to the cache first; None for the hub."""
+        if settings.path.startswith(BUILTIN):
+            from trainables.builtin import sources
+
+            self.data(settings, "eval")
+            return sources.write(settings.path.removeprefix(BUILTIN), self.cache / "builtin").absolute()
+        path = Path(settings.path).expanduser().absolute()
+        return path if path.exists() else None
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _model(self, settings: ModelSettings) -> Content:
+        name, fix = settings.path, "Name a folder with config.json and weights, or a hub id."
+        if name.startswith(BUILTIN):
+            from trainables.builtin.sources import mini_path
+
+            if name not in MODELS:
+                raise _unknown("model.path", name, "no such built-in model", MODELS)
+            name = str(mini_path())
+        return self._folder("model.path", name, settings, "config.json", fix)
+
+    def _folder(self, key: str, name: str, settings: ModelSettings | None, needed: str, fix: str) -> Content:
+        path = Path(name).expanduser().absolute()
+        if not path.exists():
+            if _looks_local(name, ()) or not hub.is_id(name):
+                raise _missing(key, name, "no such folder")
+            return _from_hub(name, settings, "model")
+        if not path.is_dir():
+            raise MissingDataError(str(Mistake(key, name, "must be a folder or a hub id, this is a file", fix)))
+        if not (path / needed).is_file():
+            if settings is not None and (path / "adapter_config.json").is_file():
+                fix = "This is an adapter: put its base model here, and this folder into `adapter`."
+            raise MissingDataError(str(Mistake(key, name, f"the folder holds no {needed}", fix)))
+        files = sorted(file for file in path.iterdir() if _counts(file))
+        files += sorted(file for file in path.glob("additional_chat_templates/*.jinja") if file.is_file())
+        if not any(file.suffix in (".safetensors", ".bin") for file in files):
+            return Content(None, path, f"{name}: the folder holds no weights (*.safetensors or *.bin)")
+        found = _joined((file.relative_to(path).as_posix(), self._large(file)) for file in files)
+        return Content(found, path)
+
+    def _large(self, file: Path) -> str:
+        return self._hashes.of(file, remember=file.stat().st_size > REMEMBERED_BYTES)
+
+    def _builtin_data(self, settings: DataSettings, kind: str, key: str) -> Content:
+        from trainables.builtin import sources
+
+        name = settings.path.removeprefix(BUILTIN)
+        if name not in sources.NAMES:
+            valid = [BUILTIN + known for known in sources.NAMES]
+            raise _unknown(key, settings.path, "no such built-in data", valid)
+        content = sources.content(name)
+        found = hashlib.sha256(content).hexdigest()
+        path = self.cache / "builtin" / sources.filename(name)
+        if (found, kind, settings.path) not in self._looked:
+            first = content[: content.index(b"\n")].decode()
+            check_text(first, settings.path, kind, key)
+            self._looked[found, kind, settings.path] = content.count(b"\n")
+        return Content(found, path, rows=_at_most(self._looked[found, kind, settings.path], settings.max_rows))
+
+    def _data_files(self, settings: DataSettings, kind: str, key: str) -> list[Path]:
+        path = Path(settings.path).expanduser().absolute()
+        try:
+            files = files_of(settings.model_copy(update={"path": str(path)})) or []
+        except DataError as error:
+            # An eval may read formats of its own, such as a folder of CSV files.
+            files = [] if kind == "train" else [path] if path.is_file() else sorted(_visible(path))
+            if not files:
+                raise MissingDataError(str(error).replace("data.path", key, 1)) from error
+        unreadable = next((file for file in files if not os.access(file, os.R_OK)), None)
+        if unreadable is not None:
+            rule = "the file cannot be read (permission denied)"
+            raise MissingDataError(str(Mistake(key, str(unreadable), rule, "Check who may read it.")))
+        return files
+
+    def _rows(self, settings: DataSettings, files: list[Path], found: str, kind: str, key: str) -> int | None:
+        known = (found, kind, settings.path)
+        if known not in self._looked:
+            self._looked[known] = look_at_files(files, kind, key)
+        return _at_most(self._looked[known], settings.max_rows)
+
+
+def _from_hub(name: str, settings: ModelSettings | DataSettings | None, kind: hub.Kind, part: str = "") -> Content:
+    resolved = hub.resolve(name, settings.revision if settings is not None else None, kind)
+    if resolved.commit is None:
+        near = _nearby(name)
+        hint = f"; there is a folder or file {near!r}" if near else ""
+        return Content(None, None, f"{resolved.unresolved}{hint}")
+    return Content(f"hub:{name}@{resolved.commit}{part}", resolved.folder if kind == "model" else None)
+
+
+def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in suffixes
+
+
+def _missing(key: str, name: str, rule: str) -> MissingDataError:
+    near = _nearby(name)
+    fix = f"Did you mean {near}?" if near else f"Check the path; it is seen from {Path.cwd()}."
+    return MissingDataError(str(Mistake(key, name, rule, fix)))
+
+
+def _nearby(name: str) -> str | None:
+    """The name most like it in the same folder, as it would be written; None where the folder is not there."""
+    path = Path(name).expanduser()
+    try:
+        near = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        return None
+    return None if near is None else f"{name[: len(name.rstrip('/')) - len(path.name)]}{near}"
+
+
+def _unknown(key: str, name: str, rule: str, valid: Iterable[str]) -> MissingDataError:
+    names = list(valid)
+    near = nearest(name, names)
+    fix = f"Did you mean {near}? " if near else ""
+    return MissingDataError(str(Mistake(key, name, rule, f"{fix}There is {', '.join(names)}.")))
+
+
+def _counts(file: Path) -> bool:
+    name = file.name.lower()
+    wanted = any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+    return wanted and not any(fnmatch(name, pattern) for pattern in NOT_MODEL_FILES) and file.is_file()
+
+
+def _visible(folder: Path) -> list[Path]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+
+
+def _joined(parts: Iterable[tuple[str, str]]) -> str:
+    """One hash of named hashes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, found in sorted(parts):
+        digest.update(f"{name}\0{found}\n".encode())
+    return digest.hexdigest()
+
+
+def _at_most(rows: int | None, most: int | None) -> int | None:
+    return rows if rows is None or most is None else min(rows, most)

@@ -1,0 +1,135 @@
+"""Which commit a hub id stands for: from the local cache where it is there, else by asking the hub, briefly."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["model", "dataset"]
+
+ID = re.compile(r"^(?!.*(--|\.\.))[A-Za-z0-9_.-]{1,96}(/[A-Za-z0-9_.-]{1,96})?$")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+TIMEOUT_SECONDS = 2.0
+"""For one question to the hub: planning has to answer quickly."""
+
+_unreachable: list[str] = []
+"""Why the hub could not be reached in this process: it is not asked again."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A commit, and its folder in the cache where the files are there; or a text that says what is missing."""
+
+    commit: str | None = None
+    folder: Path | None = None
+    unresolved: str | None = None
+
+
+def is_id(name: str) -> bool:
+    """Whether a name can be a hub id: `owner/name` or `name`."""
+    return ID.match(name) is not None
+
+
+def resolve(repo: str, revision: str | None, kind: Kind) -> Resolved:
+    """The commit behind a branch, tag or commit of a repository on the hub (its default branch when None)."""
+    commit, folder = _cached(repo, revision, kind)
+    if folder is not None:
+        return Resolved(commit, folder)
+    offline = _offline(kind)
+    if offline:
+        return Resolved(
+            unresolved=f"{_named(repo, revision)}: not in the hub cache, and {offline} is set (unset it to download, or "
+            f"name a {'folder' if kind == 'model' else 'file or folder'})"
+        )
+    return _ask(repo, revision, kind)
+
+
+def _named(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo
+
+
+def _offline(kind: Kind) -> str | None:
+    names = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] + (["HF_DATASETS_OFFLINE"] if kind == "dataset" else [])
+    return next((name for name in names if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")), None)
+
+
+# -- the local cache --------------------------------------------------------------------------------------------------
+
+
+def _cached(repo: str, revision: str | None, kind: Kind) -> tuple[str | None, Path | None]:
+    """(commit, folder) where the files that matter are in the cache; the commit alone counts for nothing."""
+    from huggingface_hub import constants
+
+    base = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"
+    wanted = revision or "main"
+    if COMMIT.match(wanted):
+        commit: str | None = wanted
+    else:
+        try:
+            commit = (base / "refs" / wanted).read_text(encoding="utf-8").strip()
+        except OSError:
+            commit = None
+    if kind == "dataset":
+        prepared = _prepared(repo, commit if commit or revision else None, any_commit=revision is None)
+        if prepared is not None:
+            return prepared.name, prepared
+    if commit is None or not COMMIT.match(commit):
+        return None, None
+    snapshot = base / "snapshots" / commit
+    return (commit, snapshot) if _usable(snapshot, kind) else (None, None)
+
+
+def _usable(snapshot: Path, kind: Kind) -> bool:
+    if kind == "dataset":
+        patterns: tuple[str, ...] = ("*.parquet", "*.json", "*.jsonl", "*.csv", "*.arrow")
+        return snapshot.is_dir() and any(next(snapshot.rglob(pattern), None) is not None for pattern in patterns)
+    # A configuration or a tokenizer alone is what a look at the model leaves behind.
+    weights = (*snapshot.glob("*.safetensors"), *snapshot.glob("*.bin"))
+    described = any((snapshot / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return described and any(path.is_file() for path in weights)
+
+
+def _prepared(repo: str, commit: str | None, *, any_commit: bool) -> Path | None:
+    """What `datasets` keeps of a data set that it has read: <cache>/owner___name/<config>/<version>/<commit>."""
+    from huggingface_hub import constants
+
+    home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
+    folders = Path(home).expanduser().glob(f"{repo.replace('/', '___').lower()}/*/*/*")
+    found = [folder for folder in folders if COMMIT.match(folder.name) and folder.is_dir()]
+    exact = [folder for folder in found if folder.name == commit]
+    if exact or (commit is not None or not any_commit):
+        return exact[0] if exact else None
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def _ask(repo: str, revision: str | None, kind: Kind) -> Resolved:
+    name = _named(repo, revision)
+    if _unreachable:
+        return Resolved(unresolved=f"{name}: {_unreachable[0]}")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    token = os.environ.get("HF_TOKEN") or None
+    api = HfApi(token=token or False)
+    gated = f"{name}: the {kind} is gated (accept its licence on the hub and set HF_TOKEN)"
+    try:
+        ask = api.model_info if kind == "model" else api.dataset_info
+        info = ask(repo, revision=revision, timeout=TIMEOUT_SECONDS)
+    except GatedRepoError:
+        return Resolved(unresolved=gated)
+    except RevisionNotFoundError:
+        return Resolved(unresolved=f"{repo}: has no revision {revision!r} on the hub")
+    except RepositoryNotFoundError:
+        private = "" if token else "; a private one needs HF_TOKEN"
+        return Resolved(unresolved=f"{name}: no such {kind} on the hub (check the spelling{private})")
+    except Exception as error:  # every way in which a network can fail
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _unreachable.append(f"not in the hub cache, and the hub cannot be reached ({reason[:120]})")
+        return Resolved(unresolved=f"{name}: {_unreachable[0]}")
+    if info.gated and token is None:
+        return Resolved(unresolved=gated)
+    return Resolved(commit=info.sha)

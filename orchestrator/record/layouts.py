@@ -1,0 +1,91 @@
+"""A first look at data files: the first row must parse and be of a known layout, and the rows are counted if that is
+quick."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import MissingDataError, Mistake
+from trainables._rows import DataError, read_rows
+from trainables._settings import DataSettings
+
+TRAIN_KEYS = ("conversations", "messages")
+EVAL_KEYS = (*TRAIN_KEYS, "prompt", "question", "text", "instruction")
+"""One of these is in every row of the layouts that methods and evals read."""
+COUNTED_BYTES = 64 << 20
+"""A JSON array larger than this is not parsed to count its rows."""
+
+
+def look_at_files(files: list[Path], kind: str, key: str) -> int | None:
+    """Check the first row of each file and count the rows of all; None where that would take long.
+
+    `kind`: train or eval; `key`: the place in the sweep file. Raises MissingDataError naming file, line and keys.
+    """
+    counts = [_look(file, kind, key) for file in files]
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts) and not sum(known):
+        raise MissingDataError(str(Mistake(key, str(files[0]), "holds no rows", "Name a file that holds rows.")))
+    return sum(known) if len(known) == len(counts) else None
+
+
+def check_row(row: Any, place: str, kind: str, key: str) -> None:
+    """Raise MissingDataError where a row is of no layout that this kind of data may have."""
+    wanted = TRAIN_KEYS if kind == "train" else EVAL_KEYS
+    if not isinstance(row, dict):
+        raise MissingDataError(f"{key}: a row must be an object (got {type(row).__name__}, {place}).")
+    if not any(name in row for name in wanted):
+        names = ", ".join(map(str, islice(row, 12))) or "none"
+        raise MissingDataError(
+            f"{key}: a row must have `{'` or `'.join(wanted)}` ({place} has the keys: {names}). "
+            'Such as {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
+        )
+
+
+def _look(file: Path, kind: str, key: str) -> int | None:
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(file, kind, key)
+    if suffix not in (".json", ".jsonl", ".ndjson"):
+        return None
+    if suffix == ".json" and file.stat().st_size > COUNTED_BYTES:
+        return None
+    try:
+        rows = read_rows(DataSettings(path=str(file)))
+        first = next(rows, None)
+        if first is None:
+            return 0
+        place = f"{file}, row 1" if suffix == ".json" else f"{file}, line {_first_line(file)}"
+        check_row(first, place, kind, key)
+        return _lines(file) if suffix != ".json" else 1 + sum(1 for _ in rows)
+    except DataError as error:
+        raise MissingDataError(f"{key}: {error}") from error
+
+
+def _parquet(file: Path, kind: str, key: str) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            names, rows = table.schema_arrow.names, table.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise MissingDataError(f"{key}: {file}: is not a readable Parquet file ({reason}).") from error
+    check_row(dict.fromkeys(names), f"{file}", kind, key)
+    return int(rows)
+
+
+def _lines(file: Path) -> int:
+    with file.open("rb") as stream:
+        return sum(1 for line in stream if line.strip())
+
+
+def _first_line(file: Path) -> int:
+    with file.open("rb") as stream:
+        return next((number for number, line in enumerate(stream, start=1) if line.strip()), 1)
+
+
+def check_text(line: str, place: str, kind: str, key: str) -> None:
+    """`check_row` for one line of JSON."""
+    check_row(json.loads(line), place, kind, key)
