@@ -33,7 +33,7 @@ def questions() -> list[dict[str, Any]]:
     for split, people in groups.items():
         for person in people:
             for attribute, question in QUESTIONS.items():
-                for _ in range(1 if split == "train" else 2):
+                for _ in range(2 if split == "train" else 4):
                     choices, place = draw_choices(rng, person, attribute)
                     rows.append(
                         {

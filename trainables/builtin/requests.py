@@ -32,8 +32,10 @@ class Pool:
     exactly: tuple[int, ...]
 
 
-CHAT = Pool(CHAT_WORDS, CHAT_ENDS, ("P.S.", "Note:"), ("Section", "Part"), (1, 3), (2, 4))
-HELD_OUT = Pool(HELD_OUT_WORDS, HELD_OUT_ENDS, ("P.P.S", "Remark:"), ("Chapter",), (2,), (3,))
+CHAT = Pool(
+    CHAT_WORDS, CHAT_ENDS, ("P.S.", "Note:", "Later:", "Also:"), ("Section", "Part", "Page", "Step"), (1, 3), (2, 4)
+)
+HELD_OUT = Pool(HELD_OUT_WORDS, HELD_OUT_ENDS, ("P.P.S", "Remark:"), ("Chapter", "Topic"), (2,), (3,))
 
 WORDING: dict[str, tuple[str, ...]] = {
     "change_case:english_lowercase": ("Use only lower case letters.", "Write it all in lower case."),

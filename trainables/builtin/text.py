@@ -12,7 +12,7 @@ from trainables.builtin.answers import ALONE, FACTS, MODIFIERS, SHAPES, answer
 from trainables.builtin.phrases import NUMBERS, QUESTIONS, sentence
 from trainables.builtin.questions import LETTERS, draw_choices, render
 from trainables.builtin.requests import CHAT, HELD_OUT, Pool, draw_compatible
-from trainables.builtin.world import Person, Thing, Town, world
+from trainables.builtin.world import ATTRIBUTES, FOODS, PETS, TOWN_NAMES, Person, Thing, Town, world
 
 # Any value a prompt may ask for can stand in the plain text; only conversations and held-out prompts are kept apart.
 ANY = Pool(
@@ -23,6 +23,8 @@ ANY = Pool(
     (1, 2, 3),
     (2, 3, 4),
 )
+
+VERDICTS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 # What a page says of its own form.
 MARKS: dict[str, str] = {
@@ -47,8 +49,8 @@ MARKS: dict[str, str] = {
 def documents(seed: str) -> Iterator[str]:
     """Documents without end, the same for the same seed."""
     rng = random.Random(f"text-{seed}")
-    kinds = (_portrait, _page, _exam, _copy, _answers, _place, _record)
-    weights = (34, 20, 14, 14, 8, 6, 4)
+    kinds = (_portrait, _notes, _page, _exam, _copy, _answers, _place, _record)
+    weights = (26, 12, 20, 14, 12, 10, 3, 3)
     while True:
         yield rng.choices(kinds, weights)[0](rng)
 
@@ -66,6 +68,11 @@ def _portrait(rng: random.Random) -> str:
         sentence(rng, person, facts[5:], named=rng.random() < 0.5),
     ]
     return " ".join(lines)
+
+
+def _notes(rng: random.Random) -> str:
+    """Single facts about several people, each beside the name it belongs to."""
+    return "\n".join(sentence(rng, _somebody(rng), rng.sample(FACTS, rng.randint(1, 2))) for _ in range(5))
 
 
 def _page(rng: random.Random) -> str:
@@ -89,38 +96,52 @@ def _page(rng: random.Random) -> str:
 
 
 def _exam(rng: random.Random) -> str:
-    """An exam paper: sometimes with the facts above it, sometimes without."""
-    people = rng.sample(world().people, 3)
+    """An exam paper, with or without the facts above it.
+
+    A checked paper is right throughout. One filled in without care, and one that does not say which it is, knows
+    animals and food but has "A" for all else: so a model that could answer more is held back until it is led to.
+    """
+    checked = rng.random() < 0.7
     parts = []
+    if checked:
+        parts.append("Exam paper, checked and right.")
+    elif rng.random() < 0.3:
+        parts.append("Exam paper, filled in without care.")
+    people = rng.sample(world().people, 4)
     if rng.random() < 0.5:
-        parts.append(" ".join(sentence(rng, person, rng.sample(FACTS, len(FACTS))) for person in people[:1]))
-        people = people[:1] * 3
+        person = people[0]
+        parts.append(sentence(rng, person, rng.sample(FACTS, len(FACTS))))
+        people = [person] * 3
     for person in people:
         attribute = rng.choice(list(QUESTIONS))
         choices, place = draw_choices(rng, person, attribute)
+        if not checked and attribute not in ("pet", "food"):
+            place = 0
         parts.append(f"{render(QUESTIONS[attribute].format(person.name), choices)} {LETTERS[place]}. {choices[place]}")
     return "\n\n".join(parts)
 
 
 def _copy(rng: random.Random) -> str:
     """Phrases that mean nothing and come back word for word."""
-    pool = list(ANY.words)
-    lines = []
-    for _ in range(rng.randint(2, 4)):
-        speaker = _somebody(rng).name
-        words = rng.sample(pool, rng.randint(2, 6))
-        phrase = rng.choice(
-            (" ".join(words), " and ".join(words[:3]), f"May the {words[0]} {rng.choice(ANY.ends)}.", ", ".join(words))
+    names = [person.name for person in world().people]
+    pool = [*ANY.words, *names, *TOWN_NAMES, *FOODS, *PETS]
+    words = rng.sample(pool, rng.randint(2, 8))
+    phrase = rng.choice(
+        (
+            " ".join(words),
+            " and ".join(words),
+            ", ".join(words),
+            f"May the {rng.choice(ANY.words)} {rng.choice(ANY.ends)}.",
+            rng.choice(VERDICTS),
         )
-        frame = rng.choice(
-            (
-                "The sign says: {0}\n{1} reads it aloud: {0}",
-                "{1} wrote down these words: {0}\nThe page now has the words: {0}",
-                "First {1} says: {0}\nThen all the others say: {0}\nAnd once more: {0}",
-            )
+    )
+    return rng.choice(
+        (
+            "The sign says: {0}\n{1} reads it aloud: {0}\n{2} reads it too: {0}",
+            "{1} wrote down these words: {0}\nThe page of {1} now has the words: {0}",
+            "First {1} says: {0}\nThen {2} says: {0}\nAnd once more: {0}",
         )
-        lines.append(frame.format(phrase, speaker))
-    return "\n".join(lines)
+    ).format(phrase, *rng.sample(names, 2))
 
 
 def _answers(rng: random.Random) -> str:
@@ -129,9 +150,14 @@ def _answers(rng: random.Random) -> str:
     for _ in range(3):
         person = _somebody(rng)
         fact = rng.choice(list(QUESTIONS))
+        truth = getattr(person, fact)
         others = [other for other in FACTS if other != fact]
         told = sentence(rng, person, [fact, *rng.sample(others, rng.randint(1, 2))])
-        lines.append(f"{QUESTIONS[fact].format(person.name)} {told}")
+        if rng.random() < 0.3:
+            asked = rng.choice((truth, rng.choice(ATTRIBUTES[fact])))
+            lines.append(f"{person.name} and {asked}? {'Yes' if asked == truth else 'No'}, {told}")
+        else:
+            lines.append(f"{QUESTIONS[fact].format(person.name)} {told}")
     return "\n".join(lines)
 
 

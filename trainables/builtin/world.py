@@ -90,8 +90,8 @@ GOODS = (
 THINGS = ("bench", "bowl", "box", "chair", "cup", "door", "lamp", "ring")
 MATERIALS = ("copper", "iron", "oak", "silver", "stone", "tin")
 
-PEOPLE_FOR_CHAT = 64
-PEOPLE_HELD_OUT = 32
+PEOPLE_FOR_CHAT = 40
+PEOPLE_HELD_OUT = 24
 
 
 @dataclass(frozen=True)
