@@ -21,7 +21,7 @@ from trainables.core.batches import batch_shape
 def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     """Train, export, and write `train.json` into `job.folder`; returns its content (on every rank).
 
-    Raises ValueError for what the user can mend (no rows left, a batch that does not divide, a model that is not there).
+    Raises ValueError for what the user can mend: no rows left, a batch that does not divide, a model that is missing.
     """
     import torch
     from transformers import set_seed
@@ -39,8 +39,6 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 
     tokenizer = load_tokenizer(**tokenizer_arguments(job))
     prepared = prepare(job.data, tokenizer, job.cache, job.contents.get("data"))
-    if not len(prepared.train):
-        raise ValueError(f"data.path: no row of {job.data.path!r} is left to train on: {prepared.rows['dropped']}")
 
     model = method.build(load_model(job.model, placement), config)
     for name, value in special_ids(tokenizer).items():

@@ -183,7 +183,7 @@ class Loop:
             """Takes the batches as `Order` gives them, so that no rank repeats or drops a row."""
 
             def get_train_dataloader(self) -> Any:
-                return DataLoader(rows, batch_sampler=order, collate_fn=lambda batch: collate(batch, pad))  # type: ignore[arg-type]
+                return DataLoader(rows, batch_sampler=order, collate_fn=lambda batch: collate(batch, pad))
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             return causal_loss(outputs.logits, labels, num_items_in_batch)
@@ -214,7 +214,7 @@ class Loop:
             "targets": int(sum(self.prepared.train.target_counts[index] for index in indices)),
             "seconds": self._before_seconds + time.perf_counter() - self._clock,
         }
-        if not math.isfinite(point["loss"]):
+        if not math.isfinite(logs["loss"]):
             raise ValueError(
                 f"train.learning_rate: the loss became {point['loss']} at step {step} "
                 f"(learning rate {point['learning_rate']:.3g}). Use a smaller learning rate or a longer warmup."

@@ -1,4 +1,4 @@
-"""What is written down: one immutable record per finished trial and per finished eval, and the results they add up to."""
+"""What is written down: one immutable record per finished trial and eval, and the results they add up to."""
 
 from enum import StrEnum
 from typing import Any, Literal

@@ -7,7 +7,7 @@ writes: SQLite then has one writer, and a fresh database one maker.
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,8 @@ class Tracker:
         """An eval's own run under its trial's, and its metrics on the trial's run too, where runs are compared."""
         trial_run = self.trial_started(row)
         run_id = self._run((EVAL, record.id), f"{row.label}: {record.eval}", parent=trial_run)
-        if (
-            self._tag(run_id, LOGGED) == str(record.finished)
-            and self._tag(trial_run, f"{EVAL}.{record.eval}") == record.id
-        ):
+        mark = f"{EVAL}.{record.eval}"
+        if self._tag(run_id, LOGGED) == str(record.finished) and self._tag(trial_run, mark) == record.id:
             return
         from mlflow.entities import Param
 
@@ -129,7 +127,7 @@ class Tracker:
             self.client.log_artifact(run_id, str(samples))
         self.client.log_dict(run_id, record.tables, "tables.json")
         self.client.set_terminated(run_id, "FINISHED")
-        self._set_tag(trial_run, f"{EVAL}.{record.eval}", record.id)
+        self._set_tag(trial_run, mark, record.id)
         self._set_tag(run_id, LOGGED, str(record.finished))
 
     def finished(self, results: Results, files: Iterable[Path], source: Path | None = None) -> None:
@@ -195,7 +193,7 @@ class Tracker:
         for start in range(0, len(batch), BATCH):
             self.client.log_batch(run_id, metrics=batch[start : start + BATCH])
 
-    def _log_metrics(self, run_id: str, values: dict[str, float | None]) -> None:
+    def _log_metrics(self, run_id: str, values: Mapping[str, float | None]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)

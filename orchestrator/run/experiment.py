@@ -46,7 +46,7 @@ class Work:
 class Experiment:
     """Runs what a plan lacks. It is the `Observer` of the run, in the command's own thread."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, sources: Sources, shown: Shown, tracker: Any | None):
+    def __init__(self, plan: Plan, ledger: Ledger, sources: Sources, shown: Shown, tracker: Any | None = None):
         self.plan, self.ledger, self.sources, self.shown, self.tracker = plan, ledger, sources, shown, tracker
         self.planned: dict[str, PlannedTrial] = {trial.id: trial for trial in (*plan.bases, *plan.trials)}
         self.interrupted = 0
