@@ -51,7 +51,7 @@ def _look(file: Path, kind: str, key: str) -> int | None:
     if suffix == ".json" and file.stat().st_size > COUNTED_BYTES:
         return None
     try:
-        rows = read_rows(DataSettings(path=str(file)))
+        rows = read_rows(DataSettings.model_validate({"path": str(file)}))
         first = next(rows, None)
         if first is None:
             return 0

@@ -1,0 +1,192 @@
+"""The sizes of a model folder without loading it: from its safetensors headers in milliseconds, or from a child process
+that builds it on the meta device, once, remembered under the hash of config.json."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import trainables
+from orchestrator.record.ledger import read_json, write_json
+from trainables.builtin.sources import mini_path
+
+TIMEOUT_SECONDS = 180
+LONGEST_HEADER_BYTES = 100_000_000
+"""The most that the safetensors format allows."""
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+HEAD = "lm_head.weight"
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings)\.weight$")
+NOT_PARAMETERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias)$")
+TOKENIZER_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+PROBE = "import json, sys; from trainables._tokenizer import probe_difference; print(json.dumps(probe_difference(sys.argv[1])))"
+
+
+def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
+    """What `trainables._shapes` tells of a folder's model; None where it cannot be told (code of the model's own, a
+    config.json that transformers does not know).
+
+    Keys: parameters, trainable_parameters, hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied,
+    linear_modules, linear_shapes, model_type.
+    """
+    config = read_json(folder / "config.json")
+    if config is None:
+        return None
+    found = _from_headers(folder, config)
+    if found is not None:
+        return found
+    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    answer = _remembered(cache / "shapes" / f"{digest}.json", ["-m", "trainables._shapes", str(folder.absolute())])
+    return answer if isinstance(answer, dict) else None
+
+
+def tokenizer_warning(folder: Path, cache: Path) -> str | None:
+    """One line where `model.tokenizer` auto and file give different ids for a probe text, None where they agree or
+    cannot be told apart. The answer is remembered under the hash of the tokenizer's files."""
+    if folder.absolute() == mini_path().absolute() or not (folder / "tokenizer.json").is_file():
+        return None
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            digest.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+    place = str(folder.absolute())
+    path = cache / "shapes" / f"tokenizer-{digest.hexdigest()}.json"
+    answer = _remembered(path, ["-c", PROBE, place], hide=place)
+    return answer.replace("{folder}", str(folder)) if isinstance(answer, str) else None
+
+
+# -- the child process ------------------------------------------------------------------------------------------------
+
+
+def _remembered(path: Path, arguments: list[str], hide: str = "") -> Any:
+    """The JSON that a Python process prints, run once; None, and nothing remembered, where it fails.
+
+    `hide`: a path in the answer that is to read {folder}, since the same content may lie elsewhere later.
+    """
+    known = read_json(path)
+    if known is not None and "answer" in known:
+        return known["answer"]
+    root = str(Path(trainables.__path__[0]).parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment
+        )
+        answer = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return None
+    if done.returncode != 0:
+        return None
+    if hide and isinstance(answer, str):
+        answer = answer.replace(hide, "{folder}")
+    try:
+        write_json(path, {"answer": answer})
+    except OSError:
+        pass  # A cache that cannot be written costs time, not the answer.
+    return answer
+
+
+# -- safetensors headers ----------------------------------------------------------------------------------------------
+
+
+def _from_headers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The facts where weights and configuration tell them beyond doubt, else None."""
+    if not _plain(config):
+        return None
+    tensors = _tensors(folder)
+    hidden, layers, heads = (config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    inner, embeddings = config.get("intermediate_size"), [name for name in tensors or {} if EMBEDDING.search(name)]
+    if not tensors or len(embeddings) != 1 or not (hidden and layers and heads and inner):
+        return None
+    embedding = embeddings[0]
+    tied = HEAD not in tensors
+    if not tied:
+        says = config.get("tie_word_embeddings")
+        if says is None:
+            return None  # What holds where nothing is said differs from model to model.
+        tied = bool(says)
+    counted = {name: shape for name, shape in tensors.items() if not (tied and name == HEAD)}
+    linear: dict[str, dict[tuple[int, ...], int]] = {}
+    for name, shape in counted.items():
+        if len(shape) == 2 and name.endswith(".weight") and name not in (HEAD, embedding):
+            found = linear.setdefault(name.split(".")[-2], {})
+            found[shape] = found.get(shape, 0) + 1
+    parameters = sum(prod(shape) for shape in counted.values())
+    return {
+        "model_type": config["model_type"],
+        "parameters": parameters,
+        "trainable_parameters": parameters,
+        "hidden": hidden,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim") or hidden // heads,
+        "intermediate": inner,
+        "vocab": tensors[embedding][0],
+        "tied": tied,
+        "linear_modules": sorted(linear),
+        "linear_shapes": {name: [[*shape, n] for shape, n in sorted(linear[name].items())] for name in sorted(linear)},
+    }
+
+
+def _plain(config: Mapping[str, Any]) -> bool:
+    """A decoder alone, not quantized, whose class has an output layer: what is stored is what is trained."""
+    kinds = config.get("architectures") or []
+    decoder = len(kinds) == 1 and str(kinds[0]).endswith("ForCausalLM")
+    return decoder and bool(config.get("model_type")) and not config.keys() & {"quantization_config", "text_config"}
+
+
+def _tensors(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of all stored parameters; None where there is no such file or it holds anything but floats."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(((read_json(index) or {}).get("weight_map") or {}).values()))
+    else:
+        names = ["model.safetensors"]
+    tensors: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        header = _header(folder / name)
+        if header is None:
+            return None
+        for key, value in header.items():
+            if key == "__metadata__" or NOT_PARAMETERS.search(key):
+                continue
+            if value["dtype"] not in FLOATS:
+                return None
+            tensors[key] = tuple(value["shape"])
+    return tensors or None
+
+
+def _header(file: Path) -> dict[str, Any] | None:
+    """The JSON in front of a safetensors file: 8 bytes of its length (little endian), then the text."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= LONGEST_HEADER_BYTES:
+                return None
+            header = json.loads(stream.read(length))
+    except (OSError, ValueError):
+        return None
+    return header if isinstance(header, dict) else None
