@@ -75,8 +75,9 @@ def _loss_panel(axes: Any, row: Row, findings: Findings) -> None:
             label="held-out",
         )
     fit = findings.fits.get(row.id)
-    mark = f" ({fit.kind})" if fit is not None and fit.kind != "unknown" else ""
-    axes.set_title(formats.one_line(row.label, 34) + mark)
+    if fit is not None and fit.kind != "unknown":
+        axes.annotate(fit.kind, (0.98, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=8.5)
+    axes.set_title(formats.one_line(row.label, 34), fontsize=9)
 
 
 def lr_curves(results: Results) -> Figure | None:

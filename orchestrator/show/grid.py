@@ -11,6 +11,8 @@ from orchestrator.show.formats import one_line
 HEADING, NARROW = 14, 9
 """Characters that a heading may take in text before it is broken, where its column is not wider anyway: where there is
 room, and where there is little."""
+WORD = 32
+"""Characters of a cell without spaces that is never broken in HTML."""
 LEAST = 16
 """Characters that a folded column keeps."""
 
@@ -160,7 +162,7 @@ def to_html(table: Table) -> str:
     body = []
     for place, row in enumerate(table.rows):
         cells = "".join(
-            f"<td{_flush(column)}>{escape(one_line(cell))}</td>"
+            f"<td{_flush(column, cell)}>{escape(one_line(cell))}</td>"
             for column, cell in zip(table.columns, row, strict=True)
         )
         mark = ' class="marked"' if place in table.marked else ""
@@ -171,8 +173,11 @@ def to_html(table: Table) -> str:
     )
 
 
-def _flush(column: Column) -> str:
-    return ' class="right"' if column.right else ""
+def _flush(column: Column, cell: str = "") -> str:
+    if column.right:
+        return ' class="right"'
+    # A browser breaks 5e-05 after its hyphen; short words are kept whole.
+    return ' class="word"' if "-" in cell and " " not in cell and len(cell) <= WORD else ""
 
 
 def markdown_text(text: str) -> str:

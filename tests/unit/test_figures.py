@@ -4,7 +4,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from results_fixture import curves, masking_results, trial, tuning_results
+from results_fixture import STRICT, curves, masking_results, trial, tuning_results
 
 from orchestrator.show import curves as training
 from orchestrator.show import figures
@@ -54,6 +54,7 @@ def test_charts_fetch_nothing_and_share_no_id(charts: list[Figure]) -> None:
         links = re.findall(r'(?:href|src)="([^"]*)"|url\(([^)]*)\)', figure.svg)
         assert all((a or b).startswith("#") for a, b in links)
         ids += re.findall(r'\bid="([^"]*)"', figure.svg)
+        assert all((a or b).removeprefix("#") in ids for a, b in links)
     assert len(ids) == len(set(ids))
 
 
@@ -70,7 +71,8 @@ def test_the_same_results_give_the_same_bytes(charts: list[Figure]) -> None:
 
 
 def test_the_loss_chart_names_each_trial_with_its_verdict(charts: list[Figure]) -> None:
-    assert "lr_schedule=linear (overfitting)" in charts[0].svg
+    for words in ("lr_schedule=linear", "overfitting", "epochs=4", "balanced"):
+        assert f">{words}</text>" in charts[0].svg
     assert "epochs=4: training loss" in charts[0].alt
     assert "global_batch=256" not in charts[0].alt
 
@@ -89,17 +91,25 @@ def test_an_axis_of_names_is_ticked_by_name(charts: list[Figure]) -> None:
     assert "cosine: 45.0 %" in charts[6].alt or "cosine: " in charts[6].alt
 
 
+def test_an_axis_chart_of_one_at_a_time_draws_the_trials_that_differ_in_it_alone() -> None:
+    chart = figures.axis_scores(tuning_results(n=40), "train.learning_rate")
+    assert chart is not None
+    scores = {row.id: row.metric(STRICT).value for row in tuning_results(n=40).rows if row.evals}  # type: ignore
+    assert f"2e-5: {100 * scores['t0']:.1f} %" in chart.alt
+    assert f"5e-5: {100 * scores['t2']:.1f} %" in chart.alt
+
+
 def test_an_axis_with_one_scored_value_is_not_drawn() -> None:
     assert figures.axis_scores(tuning_results(n=20), "train.global_batch") is None
 
 
 def test_labels_are_drawn_as_they_stand_even_where_they_look_like_formulas_or_tags() -> None:
     results = tuning_results(n=20)
-    results.rows[4].label = "$x^{</text><script>alert(1)</script>"
+    results.rows[4].label = "$x_1$</text><script>1</script>"
     svg = training.loss_curves(results, find(results)).svg  # type: ignore[union-attr]
     ElementTree.fromstring(svg)
     assert "<script>" not in svg
-    assert "$x^{" in svg
+    assert "$x_1$&lt;/text&gt;" in svg
 
 
 def test_long_runs_of_many_trials_stay_small() -> None:

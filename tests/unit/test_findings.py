@@ -311,6 +311,17 @@ def test_only_trials_that_differ_in_several_axes_make_a_grid() -> None:
     assert is_grid(_grid().model_copy(update={"baseline_id": "1x"}))
 
 
+def test_trials_are_paired_seed_by_seed() -> None:
+    rows = [
+        trial(f"{value}{seed}", "x", 0.4 + value / 10 + seed / 5, {"lora.a": value}, curves(1.0), seed=seed)
+        for value, seed in ((1, 0), (1, 1), (2, 1))
+    ]
+    for order in (rows, [rows[1], rows[0], rows[2]]):
+        point = effect(_results(order, axes={"lora.a": [1, 2]}), "lora.a").points[0]
+        assert point.pairs == 1
+        assert point.reference_score == rows[1].metric(STRICT).value  # type: ignore[union-attr]
+
+
 def test_values_that_move_together_are_one_axis() -> None:
     rows = [
         trial(f"r{rank}", f"rank={rank}", skill, {"lora.rank": rank, "lora.alpha": 2 * rank}, curves(1.0))

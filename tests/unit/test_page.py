@@ -128,6 +128,14 @@ def test_swapping_two_trials_records_changes_every_place_that_names_them(results
     assert any("model t3 answers prompt" in text and f"('{one.label}', 'passed'" in text for text in after)
 
 
+def test_the_last_checkpoint_is_the_best_trials_own(results: Results) -> None:
+    rows = [row.model_copy(update={"checkpoint": f"/else/{row.id}/last"}) for row in results.rows]
+    found = [text for text in _fragments(build(results.model_copy(update={"rows": rows}))) if "checkpoint" in text]
+    assert found == ["best: Last checkpoint: /else/t3/last"]
+    without = [row.model_copy(update={"checkpoint": None}) for row in results.rows]
+    assert "best: Last checkpoint: none is kept" in _fragments(build(results.model_copy(update={"rows": without})))
+
+
 def test_both_forms_hold_the_same_sentences_tables_and_headings(report: Report) -> None:
     page, text = _read(html(report)), markdown(report)
     seen = " ".join(page.text.replace("\u00a0", " ").split())
