@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.record.records import Results
 from orchestrator.show.document import Block, Bullets, Charts, Exchange, Paragraph, Report, Section
+from orchestrator.show.formats import one_line
 from orchestrator.show.grid import Table, markdown_text, to_html, to_markdown
 from orchestrator.show.sections import build
 from orchestrator.show.svg import Figure
@@ -60,7 +61,7 @@ def html(report: Report) -> str:
         drawing=lambda figure: Markup(figure.svg),
         bound=lambda text: text.replace(" %", "\u00a0%"),
         fold=FOLD,
-        lead=LEAD,
+        start=lambda text: one_line(text, LEAD),
     )
 
 

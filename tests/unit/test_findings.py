@@ -119,6 +119,7 @@ def test_a_difference_that_is_clear_alone_is_not_separable_among_many() -> None:
     crowded = against_base(_results([base, alone, *others]))["t"]
     assert crowded.verdict == "not separable"
     assert crowded.tests == 10
+    assert "after Holm over 10" in find(_results([base, alone, *others])).verdict[0]
 
 
 def test_worse_is_said_in_the_direction_of_the_objective() -> None:
