@@ -109,7 +109,7 @@ def test_labels_are_drawn_as_they_stand_even_where_they_look_like_formulas_or_ta
     svg = training.loss_curves(results, find(results)).svg  # type: ignore[union-attr]
     ElementTree.fromstring(svg)
     assert "<script>" not in svg
-    assert "$x_1$&lt;/text&gt;" in svg
+    assert ">$x_1$&lt;/text&gt;" in svg
 
 
 def test_long_runs_of_many_trials_stay_small() -> None:
