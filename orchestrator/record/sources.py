@@ -98,9 +98,10 @@ class Sources:
             settings = planned.heldout_of or trial.settings.data
             assert settings is not None, "held-out rows are those of a trial with data"
             return self._heldout(settings)
+        key = f"evals.{planned.name}.data"
         content = self.contents.data(DataSettings(path=planned.data))
         if content.unresolved:
-            raise MissingDataError(f"evals.{planned.name}.data: {content.unresolved}")
+            raise MissingDataError(f"{key}: {content.unresolved}")
         return content.path, content.hash or ""
 
     def _heldout(self, data: DataSettings) -> tuple[Path, str]:

@@ -76,15 +76,7 @@ def _tune(
     scratch = root / "cache" / "tune"
     name = f"{int(time.time())}-{len(tasks)}"
 
-    class Stopper(tune.Stopper):
-        """Ends the experiment when the user asks for it."""
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return stopping()
-
-        def stop_all(self) -> bool:
-            return stopping()
-
+    watch, stopper = _hooks(_Events(queue, evals_of, observer, plan.evals_beside, Ledger(root), stopping))
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(drive, tasks=tasks), {"CPU": DRIVER_CPUS}),
         param_space={"trial_id": tune.grid_search(list(tasks))},
@@ -97,8 +89,8 @@ def _tune(
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(scratch.absolute()),
-            callbacks=[_watch(queue, evals_of, observer, plan, Ledger(root))],
-            stop=Stopper(),
+            callbacks=[watch],
+            stop=stopper,
             verbose=0,
             # A lost driver is started again; its Train run goes on from its last checkpoint.
             failure_config=tune.FailureConfig(max_failures=2),
@@ -109,53 +101,83 @@ def _tune(
     shutil.rmtree(scratch / name, ignore_errors=True)
 
 
-def _watch(
-    queue: EvalQueue,
-    evals_of: Callable[[TrialRecord], Sequence[EvalTask]],
-    observer: Observer,
-    plan: Slots,
-    ledger: Ledger,
-) -> Any:
+class _Events:
+    """Tune's events, in the command's own process and thread."""
+
+    def __init__(
+        self,
+        queue: EvalQueue,
+        evals_of: Callable[[TrialRecord], Sequence[EvalTask]],
+        observer: Observer,
+        eval_slots: int,
+        ledger: Ledger,
+        stopping: Callable[[], bool],
+    ):
+        self.queue, self.evals_of, self.observer = queue, evals_of, observer
+        self.eval_slots, self.ledger, self.stopping = eval_slots, ledger, stopping
+        self.ended: set[str] = set()
+
+    def poll(self) -> None:
+        """Between two events: look after the evals."""
+        self.queue.poll(self.eval_slots)
+
+    def trial_ended(self, trial_id: str, lost: str = "") -> None:
+        """Pass the trial's record on, and queue its evals. `lost`: why there may be no record."""
+        record = self.ledger.trial(trial_id)
+        if record is None and lost:
+            failure = Failure(kind="worker_died", message=lost, deterministic=False)
+            record = TrialRecord(id=trial_id, state="failed", settings={}, failure=failure, finished=time.time())
+            self.ledger.put_trial(record)
+        if record is None or trial_id in self.ended:
+            return
+        self.ended.add(trial_id)
+        self.observer.trial_finished(record)
+        if record.state == "trained":
+            self.queue.add(self.evals_of(record))
+        self.poll()
+
+
+_events: list[_Events] = []
+"""The events of the running experiment. Tune pickles its callbacks and stoppers when it is set up, though it then uses
+them where they are; what they pass events to holds locks and sockets, and so is looked up here."""
+
+
+def _now() -> _Events:
+    return _events[0]
+
+
+def _hooks(events: _Events) -> tuple[Any, Any]:
+    """A Tune callback and a stopper that pass on to `events`."""
     from ray import tune
 
+    _events[:] = [events]
+
     class Watch(tune.Callback):
-        """Tune's events, in the command's own thread."""
-
-        def __init__(self) -> None:
-            self.ended: set[str] = set()
-
         def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            queue.poll(plan.evals_beside)
+            _now().poll()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            observer.trial_started(trial.config["trial_id"])
+            _now().observer.trial_started(trial.config["trial_id"])
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            observer.trial_reported(trial.config["trial_id"], result.get("points") or [])
+            _now().observer.trial_reported(trial.config["trial_id"], result.get("points") or [])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial.config["trial_id"])
+            _now().trial_ended(trial.config["trial_id"])
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial.config["trial_id"], "the process that drives the trial was lost three times")
+            _now().trial_ended(trial.config["trial_id"], "the process that drives the trial was lost three times")
 
-        def _end(self, trial_id: str, lost: str = "") -> None:
-            record = ledger.trial(trial_id)
-            if record is None and lost:
-                failure = Failure(kind="worker_died", message=lost, deterministic=False)
-                record = TrialRecord(id=trial_id, state="failed", settings={}, failure=failure, finished=time.time())
-                ledger.put_trial(record)
-            if record is None or trial_id in self.ended:
-                return
-            self.ended.add(trial_id)
-            observer.trial_finished(record)
-            if record.state == "trained":
-                queue.add(evals_of(record))
-            queue.poll(plan.evals_beside)
+    class Stopper(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return _now().stopping()
 
-    return Watch()
+        def stop_all(self) -> bool:
+            return _now().stopping()
+
+    return Watch(), Stopper()
 
 
 def drive(config: dict[str, Any], tasks: Mapping[str, TrialTask]) -> dict[str, Any]:
