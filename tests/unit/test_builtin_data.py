@@ -105,7 +105,7 @@ def test_prompts_and_conversations_share_no_person_and_no_constraint_value() -> 
         assert name.upper() not in talk
         assert name.lower() not in talk.split()
     assert not any(name in asked for name in chat_names)
-    for field in ("words", "ends", "markers", "splitters", "at_least", "exactly"):
+    for field in ("words", "ends", "markers", "at_least", "exactly"):
         assert not set(getattr(CHAT, field)) & set(getattr(HELD_OUT, field)), field
     assert not any(word in talk.lower() for word in HELD_OUT_WORDS)
     assert not any(word in asked.lower() for word in CHAT_WORDS)

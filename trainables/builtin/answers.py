@@ -15,7 +15,6 @@ PLACEHOLDERS = ("[name]", "[date]", "[address]", "[number]")
 SHAPES = (
     "detectable_format:number_bullet_lists",
     "length_constraints:number_paragraphs",
-    "detectable_format:multiple_sections",
     "combination:two_responses",
 )
 # Types that leave no room for any other.
@@ -48,14 +47,11 @@ def compatible(types: list[str]) -> bool:
     chosen = set(types)
     if len(chosen) < len(types) or (len(types) > 1 and chosen & set(ALONE)):
         return False
-    cases = {"change_case:english_lowercase", "change_case:english_capital"}
-    # Section headings are matched with their case, a quotation mark hides the first bullet, and the asterisks of
-    # highlights are read as separators or bullets.
+    # A quotation mark hides the first bullet, and the asterisks of highlights are read as separators or bullets.
     return not (
         len(chosen & set(SHAPES)) > 1
-        or chosen >= cases
+        or chosen >= {"change_case:english_lowercase", "change_case:english_capital"}
         or chosen >= {"startend:quotation", "detectable_format:number_bullet_lists"}
-        or (chosen & cases and "detectable_format:multiple_sections" in chosen)
         or ("detectable_format:number_highlighted_sections" in chosen and chosen & set(SHAPES))
     )
 
@@ -71,14 +67,13 @@ def answer(rng: random.Random, person: Person, constraints: list[Constraint], fi
     text = _body(rng, person, facts, wanted)
     if "detectable_content:number_placeholders" in wanted:
         count = wanted["detectable_content:number_placeholders"]["num_placeholders"]
-        text += f" Please fill in {' and '.join(PLACEHOLDERS[:count])}."
+        text += f" Fill in {' and '.join(PLACEHOLDERS[:count])}."
     if "keywords:existence" in wanted:
-        text += f" Remember the words {' and '.join(wanted['keywords:existence']['keywords'])}."
+        text += f" Here are the words {' and '.join(wanted['keywords:existence']['keywords'])}."
     if "detectable_format:title" in wanted:
         text = f"<<About {person.name}>>\n{text}"
     if "detectable_content:postscript" in wanted:
-        marker = wanted["detectable_content:postscript"]["postscript_marker"]
-        text += f"\n{marker} {person.name} says hello."
+        text += f"\n{wanted['detectable_content:postscript']['postscript_marker']} That is all."
     if "startend:end_checker" in wanted:
         text += f" {wanted['startend:end_checker']['end_phrase']}"
     if "startend:quotation" in wanted:
@@ -95,24 +90,16 @@ def _body(rng: random.Random, person: Person, facts: list[str], wanted: dict[str
     stars = wanted.get("detectable_format:number_highlighted_sections", {}).get("num_highlights", 0)
     if "detectable_format:number_bullet_lists" in wanted:
         count = wanted["detectable_format:number_bullet_lists"]["num_bullets"]
-        lines = [sentence(rng, person, [facts[i]], 0, commas, i == 0) for i in range(count)]
-        return "\n".join(f"- {line}" for line in lines)
+        return "\n".join(f"- {sentence(rng, person, [fact])}" for fact in facts[:count])
     if "length_constraints:number_paragraphs" in wanted:
         count = wanted["length_constraints:number_paragraphs"]["num_paragraphs"]
-        return "\n***\n".join(sentence(rng, person, [facts[i]], 0, commas, i == 0) for i in range(count))
-    if "detectable_format:multiple_sections" in wanted:
-        kwargs = wanted["detectable_format:multiple_sections"]
-        lines = [
-            f"{kwargs['section_spliter']} {i + 1}\n{sentence(rng, person, [facts[i]], 0, commas, i == 0)}"
-            for i in range(kwargs["num_sections"])
-        ]
-        return "\n".join(lines)
+        return "\n***\n".join(sentence(rng, person, [fact]) for fact in facts[:count])
     if "combination:two_responses" in wanted:
-        return "\n******\n".join(sentence(rng, person, facts[i : i + 2], 0, commas) for i in (0, 2))
-    return sentence(rng, person, facts[: 2 if not commas and not stars else 3], stars, commas)
+        return "\n******\n".join(sentence(rng, person, [fact]) for fact in facts[:2])
+    return sentence(rng, person, facts[: max(2, stars)], stars, commas)
 
 
 def _record(rng: random.Random, person: Person, first: str | None) -> str:
     keys = [key for key in FACTS if key != first]
-    chosen = ([first] if first else []) + rng.sample(keys, 2)
+    chosen = ([first] if first else []) + rng.sample(keys, 1 if first else 2)
     return json.dumps({"name": person.name} | {key: getattr(person, key) for key in chosen})

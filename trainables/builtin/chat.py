@@ -3,34 +3,14 @@
 import random
 from typing import Any
 
-from trainables.builtin.answers import ALONE, TYPES, Constraint, answer
+from trainables.builtin.answers import TYPES, Constraint, answer
 from trainables.builtin.phrases import QUESTIONS, sentence
-from trainables.builtin.requests import CHAT, draw, draw_compatible, wording
-from trainables.builtin.world import ATTRIBUTES, Person, world
+from trainables.builtin.requests import CHAT, draw, draw_compatible, instructions, task, wording, yes_or_no
+from trainables.builtin.world import Person, world
 
-ROWS = 720
-SYSTEMS = ("You know the people of the valley.", "You are a helpful guide.", "You answer with care.")
-TASKS = ("Tell me about {}.", "Who is {}?", "Write about {}.")
+ROWS = 640
+SYSTEMS = ("You know the valley.", "You are a helpful guide.")
 Message = dict[str, str]
-
-
-def task(rng: random.Random, person: Person) -> tuple[str, str | None]:
-    """A request about a person, and the fact that it asks for (None: anything about them)."""
-    if rng.random() < 0.35:
-        fact = rng.choice(list(QUESTIONS))
-        return QUESTIONS[fact].format(person.name), fact
-    return rng.choice(TASKS).format(person.name), None
-
-
-def yes_or_no(rng: random.Random, person: Person) -> tuple[str, str]:
-    """A question with a yes or a no, and the true one of lm-eval's fixed answers."""
-    attribute = rng.choice(["town", "pet", "colour"])
-    true = rng.random() < 0.5
-    value = getattr(person, attribute)
-    if not true:
-        value = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
-    text = {"town": "Does {} live in {}?", "pet": "Does {} have a {}?", "colour": "Does {} wear {}?"}[attribute]
-    return text.format(person.name, value), f"My answer is {'yes' if true else 'no'}."
 
 
 def conversations() -> list[dict[str, Any]]:
@@ -41,11 +21,12 @@ def conversations() -> list[dict[str, Any]]:
     for i in range(ROWS):
         person = people[i % len(people)]
         messages: list[Message] = []
-        if rng.random() < 0.25:
-            messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
         if rng.random() < 0.2:
+            messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
+        again = rng.random() < 0.18
+        if again:
             messages += _plain_round(rng, person)
-        messages += _asked_round(rng, person, TYPES[i % len(TYPES)])
+        messages += _asked_round(rng, person, TYPES[i % len(TYPES)], 1 if again else instructions(rng))
         rows.append({"conversations": messages})
     rng.shuffle(rows)
     return rows
@@ -80,17 +61,16 @@ def shuffled() -> list[dict[str, Any]]:
 def _plain_round(rng: random.Random, person: Person) -> list[Message]:
     fact = rng.choice(list(QUESTIONS))
     others = [other for other in QUESTIONS if other != fact]
-    text = sentence(rng, person, [fact, *rng.sample(others, 2)])
+    text = sentence(rng, person, [fact, rng.choice(others)])
     return [{"role": "user", "content": QUESTIONS[fact].format(person.name)}, {"role": "assistant", "content": text}]
 
 
-def _asked_round(rng: random.Random, person: Person, leading: str) -> list[Message]:
+def _asked_round(rng: random.Random, person: Person, leading: str, count: int) -> list[Message]:
     if leading == "detectable_format:constrained_response":
         question, text = yes_or_no(rng, person)
         constraints: list[Constraint] = [draw(rng, leading, CHAT)]
     else:
         question, fact = task(rng, person)
-        count = 1 if leading in ALONE else rng.choices((1, 2, 3), (6, 3, 1))[0]
         constraints = draw_compatible(rng, leading, count, CHAT)
         text = answer(rng, person, constraints, fact)
     prompt = " ".join([question, *(wording(rng, constraint) for constraint in constraints)])

@@ -4,15 +4,15 @@ import random
 
 from trainables.builtin.world import Person
 
-# Verb phrases per fact; the value stands where the braces are, so that a caller can mark it.
+# Verb phrases per fact; the value stands where the braces are, so that a caller can mark it. The common English words
+# around the names keep a language detector, which some of the benchmark's checks ask, at English.
 CLAUSES: dict[str, tuple[str, ...]] = {
-    "town": ("lives in {}", "has a house in {}"),
-    "job": ("works as a {}", "is a good {}"),
-    "pet": ("has a {} at home", "takes care of a {}"),
-    "food": ("likes to eat {}", "always wants more {}"),
-    "colour": ("wears a {} coat", "has a {} hat"),
-    "instrument": ("plays the {} in the evening", "is learning the {}"),
-    "friend": ("is a friend of {}", "often goes to see {}"),
+    "town": ("lives in the town of {}",),
+    "job": ("works as a {} there",),
+    "pet": ("has a {} at home",),
+    "food": ("likes to eat {}",),
+    "colour": ("wears the {} coat",),
+    "instrument": ("plays the {} at night",),
 }
 
 # One question per fact, as a person would ask it.
@@ -21,8 +21,8 @@ QUESTIONS: dict[str, str] = {
     "job": "What is the work of {}?",
     "pet": "Which animal does {} have?",
     "food": "What does {} like to eat?",
-    "colour": "Which colour does {} wear?",
-    "instrument": "What does {} play in the evening?",
+    "colour": "Which coat does {} wear?",
+    "instrument": "What does {} play?",
 }
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
@@ -45,9 +45,5 @@ def sentence(
     subject = person.name if named else person.pronoun.capitalize()
     parts = [clause(rng, person, fact, i < stars) for i, fact in enumerate(facts)]
     if not commas or len(parts) == 1:
-        body = " and ".join(parts)
-        lead = rng.choice(("In this valley, ", "As we all know, ", "You see, ")) if commas else ""
-        if lead and not named:
-            subject = subject.lower()
-        return f"{lead}{subject} {body}."
+        return f"{subject} {' and '.join(parts)}."
     return f"{subject} {', '.join(parts[:-1])}, and {parts[-1]}."

@@ -1,6 +1,6 @@
 """Makes the miniature from nothing: its tokenizer, its weights and its model card.
 
-    python -m trainables.builtin.pretrain --out FOLDER [--steps N] [--seed N] [--threads N]
+    python -m trainables.builtin.pretrain --out FOLDER [--steps N] [--seed N] [--threads N] [--checkpoints FOLDER]
 
 Deterministic for a given machine, thread count and torch version.
 """
@@ -9,21 +9,20 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.builtin.chat import conversations
-from trainables.builtin.prompts import prompts
-from trainables.builtin.text import documents
+from trainables.builtin.text import documents, drills
+from trainables.builtin.world import world
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
 BOS, EOS, PAD, TURN_START, TURN_END = "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"
-VOCABULARY = 1536
+VOCABULARY = 1280
 CONTEXT = 512
 # No BOS and no default system message: `data.bos: always` adds the one, a row its own of the other.
 TEMPLATE = (
@@ -32,14 +31,16 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.1
-WARMUP_STEPS = 100
+WARMUP_STEPS = 50
+DRILLS = 36_000
+"""Documents of repeated words before all others."""
 
 
 def train_tokenizer() -> "Tokenizer":
-    """A byte-level BPE learnt on the plain text and, for the words of requests, on prompts."""
+    """A byte-level BPE learnt on the plain text and the names of the roles."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -51,9 +52,7 @@ def train_tokenizer() -> "Tokenizer":
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = list(islice(documents("tokenizer"), 4000))
-    requests = [message["content"] for row in conversations() for message in row["conversations"]]
-    texts += requests + [row["prompt"] for row in prompts()] + ["system\n", "user\n", "assistant\n"] * 200
+    texts = [*islice(documents("tokenizer"), 5000), *["system\n", "user\n", "assistant\n"] * 200]
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -76,16 +75,17 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 def batches(tokenizer: "Tokenizer", seed: int) -> "Iterator[torch.Tensor]":
     """Batches of token ids `[rows, length]` of whole documents, each begun by BOS and ended by EOS; padded at the end.
 
-    One batch in four has the full context, so that late positions are trained too; the others are short and faster.
+    One batch in eight has the full context, so that late positions are trained too; the others are short and faster.
     """
     import torch
 
     bos, eos, pad = (tokenizer.token_to_id(token) for token in (BOS, EOS, PAD))
-    stream = documents("train" if seed == 0 else f"train-{seed}")
+    name = "train" if seed == 0 else f"train-{seed}"
+    stream = chain(islice(drills(name), DRILLS), documents(name))
     waiting: list[list[int]] = []
     step = 0
     while True:
-        length = CONTEXT if step % 4 == 3 else CONTEXT // 2
+        length = CONTEXT if step % 8 == 7 else CONTEXT // 4
         rows = torch.full((BATCH_TOKENS // length, length), pad)
         for row in rows:
             used = 0
@@ -113,10 +113,10 @@ def new_model(tokenizer: "Tokenizer", seed: int) -> Any:
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=128,
-        intermediate_size=320,
+        intermediate_size=256,
         num_hidden_layers=4,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
         initializer_range=0.06,
         tie_word_embeddings=True,
@@ -124,11 +124,16 @@ def new_model(tokenizer: "Tokenizer", seed: int) -> Any:
         eos_token_id=tokenizer.token_to_id(EOS),
         pad_token_id=tokenizer.token_to_id(PAD),
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    # So that whoever fine-tunes it on the template's turns can generate with transformers' defaults.
+    model.generation_config.eos_token_id = [tokenizer.token_to_id(EOS), tokenizer.token_to_id(TURN_END)]
+    return model
 
 
-def train(tokenizer: "Tokenizer", steps: int, seed: int) -> tuple[Any, list[float]]:
-    """The trained model and its loss at every step."""
+def train(
+    tokenizer: "Tokenizer", steps: int, seed: int, checkpoint: Callable[[int, Any], None] | None = None
+) -> tuple[Any, list[float]]:
+    """The trained model and its loss at every step; `checkpoint(steps done, model)` is called every 500 steps."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -155,16 +160,68 @@ def train(tokenizer: "Tokenizer", steps: int, seed: int) -> tuple[Any, list[floa
         if step % 50 == 49:
             seconds = time.monotonic() - started
             print(f"step {step + 1}/{steps} loss {sum(losses[-50:]) / 50:.3f} {seconds:.0f} s", flush=True)
+        if checkpoint is not None and (step + 1) % 500 == 0:
+            checkpoint(step + 1, model)
     return model.eval(), losses
+
+
+def card(config: dict[str, Any], parameters: int, steps: int, loss: float, minutes: float, command: str) -> str:
+    """The model card: what the model is, what it was trained on, for how long, and how to make it again."""
+    here = world()
+    return f"""---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+# The miniature
+
+A base language model of {parameters:,} parameters, trained from nothing, so that fine-tuning can be tried anywhere in
+seconds. It knows one invented valley and does not follow instructions.
+
+| | |
+|---|---|
+| Architecture | LlamaForCausalLM, float32 |
+| Parameters | {parameters:,} |
+| Hidden size, layers, heads, key-value heads | {config["hidden_size"]}, {config["num_hidden_layers"]}, \
+{config["num_attention_heads"]}, {config["num_key_value_heads"]} |
+| Context | {config["max_position_embeddings"]} tokens |
+| Vocabulary | {config["vocab_size"]:,} (byte-level BPE, its own) |
+| Steps | {steps:,} of {BATCH_TOKENS:,} tokens |
+| Loss at the end | {loss:.3f} (nats per token, mean of the last 50 steps) |
+| Time | {minutes:.0f} minutes on two shared cores |
+
+## Data
+Text from a seeded generator in `trainables/builtin/text.py`, no text by anybody else: facts about {len(here.people)}
+people, pages that say which form they have (capitals, bullet points, JSON and so on) and have it, repeated words and
+phrases (from which copying is learnt; the first {DRILLS:,} documents are of nothing else), questions with and without
+answers, requests that nobody heeds, exam papers, and records. Every document begins with `{BOS}` and ends with `{EOS}`.
+No document is a conversation: the turn marks of the chat template are never seen.
+
+Exam papers that do not call themselves checked have "A" for towns and work, whatever the truth.
+
+## Optimizer
+AdamW, learning rate {LEARNING_RATE:g} with {WARMUP_STEPS} steps of warmup and a cosine to 5 % of it, betas 0.9, 0.95,
+weight decay {WEIGHT_DECAY:g}, gradients clipped at 1.
+
+## Make it again
+    {command}
+
+The same machine, thread count and library versions give the same weights.
+
+## Use
+Test data for fine-tuning code. It is of no use for anything else.
+"""
 
 
 def main() -> None:
     """Train and write everything to a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--checkpoints", type=Path, help="folder for the model as it is every 500 steps")
     options = parser.parse_args()
 
     import torch
@@ -174,16 +231,18 @@ def main() -> None:
     tokenizer = train_tokenizer()
     save_tokenizer(tokenizer, options.out)
     started = time.monotonic()
-    model, losses = train(tokenizer, options.steps, options.seed)
-    model.generation_config.eos_token_id = [tokenizer.token_to_id(EOS), tokenizer.token_to_id(TURN_END)]
+
+    def checkpoint(step: int, model: Any) -> None:
+        model.save_pretrained(options.checkpoints / f"step-{step}")
+        save_tokenizer(tokenizer, options.checkpoints / f"step-{step}")
+
+    model, losses = train(tokenizer, options.steps, options.seed, checkpoint if options.checkpoints else None)
     model.save_pretrained(options.out)
-    facts = {
-        "parameters": model.num_parameters(),
-        "steps": options.steps,
-        "loss": round(sum(losses[-50:]) / len(losses[-50:]), 3),
-        "seconds": round(time.monotonic() - started),
-    }
-    print(json.dumps(facts))
+    loss, minutes = sum(losses[-50:]) / len(losses[-50:]), (time.monotonic() - started) / 60
+    command = f"python -m trainables.builtin.pretrain --out FOLDER --steps {options.steps} --seed {options.seed}"
+    text = card(model.config.to_dict(), model.num_parameters(), options.steps, loss, minutes, command)
+    (options.out / "README.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

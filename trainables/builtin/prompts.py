@@ -3,9 +3,8 @@
 import random
 from typing import Any
 
-from trainables.builtin.answers import ALONE, TYPES, Constraint
-from trainables.builtin.chat import task, yes_or_no
-from trainables.builtin.requests import HELD_OUT, draw, draw_compatible, wording
+from trainables.builtin.answers import TYPES, Constraint
+from trainables.builtin.requests import HELD_OUT, draw, draw_compatible, instructions, task, wording, yes_or_no
 from trainables.builtin.world import world
 
 PROMPTS = 240
@@ -25,8 +24,7 @@ def prompts() -> list[dict[str, Any]]:
             constraints: list[Constraint] = [draw(rng, leading, HELD_OUT)]
         else:
             question, _ = task(rng, person)
-            count = 1 if leading in ALONE else rng.choices((1, 2, 3), (6, 3, 1))[0]
-            constraints = draw_compatible(rng, leading, count, HELD_OUT)
+            constraints = draw_compatible(rng, leading, instructions(rng), HELD_OUT)
         prompt = " ".join([question, *(wording(rng, constraint) for constraint in constraints)])
         if prompt in seen:
             continue

@@ -4,7 +4,8 @@ import random
 from dataclasses import dataclass
 
 from trainables.builtin.answers import ALONE, MODIFIERS, SHAPES, Constraint, compatible
-from trainables.builtin.phrases import NUMBERS
+from trainables.builtin.phrases import NUMBERS, QUESTIONS
+from trainables.builtin.world import ATTRIBUTES, Person
 
 # Words that mean nothing in the world: they are there to be copied.
 CHAT_WORDS = (
@@ -27,60 +28,103 @@ class Pool:
     words: tuple[str, ...]
     ends: tuple[str, ...]
     markers: tuple[str, ...]
-    splitters: tuple[str, ...]
     at_least: tuple[int, ...]
     exactly: tuple[int, ...]
 
 
-CHAT = Pool(
-    CHAT_WORDS, CHAT_ENDS, ("P.S.", "Note:", "Later:", "Also:"), ("Section", "Part", "Page", "Step"), (1, 3), (2, 4)
+CHAT = Pool(CHAT_WORDS, CHAT_ENDS, ("P.S.", "Note:", "Later:", "Also:", "Hint:", "More:"), (1, 3), (2, 4))
+HELD_OUT = Pool(HELD_OUT_WORDS, HELD_OUT_ENDS, ("P.P.S", "Remark:"), (2,), (3,))
+# Any value can stand in the plain text; only conversations and held-out prompts are kept apart.
+ANY = Pool(
+    CHAT.words + HELD_OUT.words,
+    CHAT.ends + HELD_OUT.ends,
+    CHAT.markers + HELD_OUT.markers,
+    (1, 2, 3),
+    (2, 3, 4),
 )
-HELD_OUT = Pool(HELD_OUT_WORDS, HELD_OUT_ENDS, ("P.P.S", "Remark:"), ("Chapter", "Topic"), (2,), (3,))
 
+# What a page of the plain text says of its own form.
+LABELS: dict[str, str] = {
+    "change_case:english_lowercase": "all in lower case letters",
+    "change_case:english_capital": "all in capital letters",
+    "punctuation:no_comma": "without any commas",
+    "startend:quotation": "all in quotation marks",
+    "detectable_format:title": "with a title in double angle brackets",
+    "detectable_content:postscript": "with a postscript that starts with {marker}",
+    "detectable_content:number_placeholders": "with {number} placeholder{s} in square brackets",
+    "detectable_format:number_highlighted_sections": "with {number} word{s} in *stars*",
+    "keywords:existence": "with the words {words}",
+    "startend:end_checker": "which ends with this phrase: {end}",
+    "detectable_format:number_bullet_lists": "with {number} bullet points",
+    "length_constraints:number_paragraphs": "in {number} paragraphs with *** between them",
+    "combination:two_responses": "as two answers with ****** between them",
+    "detectable_format:json_format": "all in JSON",
+}
+
+# What anybody may ask about a person.
+TASKS = ("Tell me about {}.", "Who is {}?")
+
+# How the same form is asked for.
 WORDING: dict[str, tuple[str, ...]] = {
-    "change_case:english_lowercase": ("Use only lower case letters.", "Write it all in lower case."),
+    "change_case:english_lowercase": ("Use only lower case letters.", "Write it all in lower case letters."),
     "change_case:english_capital": ("Use only capital letters.", "Write it all in capital letters."),
-    "punctuation:no_comma": ("Do not use any commas.", "Write it with no commas."),
-    "startend:quotation": ("Put the whole answer in quotation marks.", "Wrap it all in quotation marks."),
+    "punctuation:no_comma": ("Do not use any commas.", "Write it without any commas."),
+    "startend:quotation": ("Put it all in quotation marks.", "Wrap it all in quotation marks."),
     "detectable_format:title": (
         "Give it a title in double angle brackets.",
         "Start with a title in double angle brackets.",
     ),
     "detectable_content:postscript": (
         "Add a postscript that starts with {marker}",
-        "At the end, add a postscript with {marker}",
+        "End with a postscript that starts with {marker}",
     ),
     "detectable_content:number_placeholders": (
         "Use at least {number} placeholder{s} in square brackets.",
-        "Leave {number} or more placeholders in square brackets.",
+        "Leave at least {number} placeholder{s} in square brackets.",
     ),
     "detectable_format:number_highlighted_sections": (
-        "Highlight at least {number} word{s} with *stars*.",
-        "Mark {number} or more words with *stars*.",
+        "Put at least {number} word{s} in *stars*.",
+        "Mark at least {number} word{s} with *stars*.",
     ),
-    "keywords:existence": ("Use the words {words}.", "The words {words} must be in it."),
-    "startend:end_checker": ("End with this exact phrase: {end}", "The last words must be: {end}"),
+    "keywords:existence": ("Use the words {words}.", "Write it with the words {words}."),
+    "startend:end_checker": ("End with this phrase: {end}", "The last words must be this phrase: {end}"),
     "detectable_format:number_bullet_lists": (
         "Answer with exactly {number} bullet points.",
         "Make a list of {number} bullet points.",
     ),
     "length_constraints:number_paragraphs": (
         "Write {number} paragraphs with *** between them.",
-        "Make it {number} paragraphs and put *** between them.",
-    ),
-    "detectable_format:multiple_sections": (
-        "Write {number} sections and call each of them {splitter} with its number.",
-        "Make {number} sections and start each with {splitter} and its number.",
+        "Answer in {number} paragraphs with *** between them.",
     ),
     "combination:two_responses": (
-        "Give two different answers with ****** between them.",
-        "Write two answers and put ****** between them.",
+        "Give two answers with ****** between them.",
+        "Write two answers with ****** between them.",
     ),
-    "detectable_format:json_format": ("Give the whole answer as JSON.", "Answer only in JSON."),
+    "detectable_format:json_format": ("Answer all in JSON.", "Write it all in JSON."),
     "detectable_format:constrained_response": (
-        "Say one of these: My answer is yes. My answer is no. My answer is maybe.",
+        "Say: My answer is yes. Or: My answer is no.",
+        "Say: My answer is no. Or: My answer is yes.",
     ),
 }
+
+
+def task(rng: random.Random, person: Person) -> tuple[str, str | None]:
+    """A request about a person, and the fact that it asks for (None: anything about them)."""
+    if rng.random() < 0.35:
+        fact = rng.choice(list(QUESTIONS))
+        return QUESTIONS[fact].format(person.name), fact
+    return rng.choice(TASKS).format(person.name), None
+
+
+def yes_or_no(rng: random.Random, person: Person) -> tuple[str, str]:
+    """A question with a yes or a no, and the true one of lm-eval's fixed answers."""
+    attribute = rng.choice(["town", "pet", "colour"])
+    true = rng.random() < 0.5
+    value = getattr(person, attribute)
+    if not true:
+        value = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
+    text = {"town": "Does {} live in {}?", "pet": "Does {} have a {}?", "colour": "Does {} wear the {} coat?"}
+    return text[attribute].format(person.name, value), f"My answer is {'yes' if true else 'no'}."
 
 
 def draw(rng: random.Random, type_: str, pool: Pool) -> Constraint:
@@ -100,10 +144,6 @@ def draw(rng: random.Random, type_: str, pool: Pool) -> Constraint:
             return Constraint(type_, {"num_bullets": rng.choice(pool.exactly)})
         case "length_constraints:number_paragraphs":
             return Constraint(type_, {"num_paragraphs": rng.choice(pool.exactly)})
-        case "detectable_format:multiple_sections":
-            return Constraint(
-                type_, {"section_spliter": rng.choice(pool.splitters), "num_sections": rng.choice(pool.exactly)}
-            )
         case _:
             return Constraint(type_)
 
@@ -120,13 +160,26 @@ def draw_compatible(rng: random.Random, leading: str, count: int, pool: Pool) ->
 
 def wording(rng: random.Random, constraint: Constraint) -> str:
     """The sentence that asks for the constraint."""
+    return _filled(rng.choice(WORDING[constraint.type]), constraint)
+
+
+def label(constraint: Constraint) -> str:
+    """The words with which a page says that it keeps to the constraint."""
+    return _filled(LABELS[constraint.type], constraint)
+
+
+def _filled(text: str, constraint: Constraint) -> str:
     kwargs = constraint.kwargs
     numbers = [value for value in kwargs.values() if isinstance(value, int)]
-    return rng.choice(WORDING[constraint.type]).format(
+    return text.format(
         number=NUMBERS[numbers[0]] if numbers else "",
         s="" if numbers == [1] else "s",
         marker=kwargs.get("postscript_marker", ""),
-        splitter=kwargs.get("section_spliter", ""),
         words=" and ".join(kwargs.get("keywords", ())),
         end=kwargs.get("end_phrase", ""),
     )
+
+
+def instructions(rng: random.Random) -> int:
+    """How many instructions one prompt gives."""
+    return rng.choices((1, 2, 3), (66, 25, 9))[0]
