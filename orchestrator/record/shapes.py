@@ -1,6 +1,7 @@
 """The sizes of a model folder without loading it: from its safetensors headers in milliseconds, or from a child process
 that builds it on the meta device, once, remembered under the hash of config.json."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ LONGEST_HEADER_BYTES = 100_000_000
 """The most that the safetensors format allows."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 HEAD = "lm_head.weight"
+TABLE = "model.embed_tokens.weight"
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings)\.weight$")
 NOT_PARAMETERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias)$")
 TOKENIZER_FILES = (
@@ -35,7 +37,11 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "spiece.model",
 )
-PROBE = "import json, sys; from trainables._tokenizer import probe_difference; print(json.dumps(probe_difference(sys.argv[1])))"
+PROBE = """
+import json, sys
+from trainables._tokenizer import probe_difference
+print(json.dumps(probe_difference(sys.argv[1])))
+"""
 
 
 def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
@@ -101,10 +107,8 @@ def _remembered(path: Path, arguments: list[str], hide: str = "") -> Any:
         return None
     if hide and isinstance(answer, str):
         answer = answer.replace(hide, "{folder}")
-    try:
+    with contextlib.suppress(OSError):  # A cache that cannot be written costs time, not the answer.
         write_json(path, {"answer": answer})
-    except OSError:
-        pass  # A cache that cannot be written costs time, not the answer.
     return answer
 
 
@@ -118,6 +122,10 @@ def _from_headers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | N
     tensors = _tensors(folder)
     hidden, layers, heads = (config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     inner, embeddings = config.get("intermediate_size"), [name for name in tensors or {} if EMBEDDING.search(name)]
+    if tensors and not embeddings and HEAD in tensors and config.get("tie_word_embeddings"):
+        # Of two tied tables the file keeps one, under either name.
+        tensors[TABLE] = tensors.pop(HEAD)
+        embeddings = [TABLE]
     if not tensors or len(embeddings) != 1 or not (hidden and layers and heads and inner):
         return None
     embedding = embeddings[0]
