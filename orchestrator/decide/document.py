@@ -62,7 +62,9 @@ def parse(text: str) -> tuple[dict[str, Any], list[Mistake]]:
     if value is None:
         return {}, [Mistake("", None, "the file is empty", "Start with `name:`, `model:` and `data:`.")]
     if not isinstance(value, dict):
-        return {}, [Mistake("", value, "a sweep file is a mapping of keys", "Start with `name:`, `model:` and `data:`.")]
+        return {}, [
+            Mistake("", value, "a sweep file is a mapping of keys", "Start with `name:`, `model:` and `data:`.")
+        ]
     return value, []
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -16,6 +16,8 @@ from orchestrator.errors import Mistake
 
 Blocks = Mapping[str, type[BaseModel]]
 """Block name -> the model that validates it."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def block_at(blocks: Blocks, dotted: str) -> type[BaseModel] | None:
@@ -91,23 +93,25 @@ class _Hashable:
 
 @cache
 def _adapter(key: _Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(Annotated[key.field.annotation, *key.field.metadata])
+    return TypeAdapter(key.field.rebuild_annotation())
 
 
-def validate[M: BaseModel](
-    model: type[M], value: Any, at: str, elsewhere: tuple[str, ...] = ()
-) -> tuple[M | None, list[Mistake]]:
+def validate(
+    model: type[Model], value: Any, at: str, elsewhere: tuple[str, ...] = ()
+) -> tuple[Model | None, list[Mistake]]:
     """The block as its model, or None with everything that is wrong in it. `at` is the block's dotted key.
 
     Strict: "3", 3.0 and true are not the whole number 3, and the message says how to write it.
     """
     wrong = [Mistake(key, None, f"must be a finite number, not {bad}") for key, bad in not_finite(value, at)]
-    if wrong:
-        return None, wrong
     try:
-        return model.model_validate_json(_json(value), strict=True), []
+        found = model.model_validate_json(_json(value), strict=True)
     except ValidationError as error:
-        return None, mistakes_of(error, value, at, model=model, elsewhere=elsewhere)
+        known = {item.key for item in wrong}
+        others = mistakes_of(error, value, at, model=model, elsewhere=elsewhere)
+        return None, wrong + [item for item in others if item.key not in known]
+    # Once more with the defaults written out: a default of 3 in a field of floats becomes 3.0, as a 3 in the file does.
+    return (None, wrong) if wrong else (model.model_validate_json(found.model_dump_json(), strict=True), [])
 
 
 def not_finite(value: Any, at: str) -> Iterator[tuple[str, float]]:
@@ -144,6 +148,8 @@ def mistakes_of(
     found = []
     for key, details in places.items():
         detail, path = details[0]
+        if detail["type"] == "too_short" and any(other.startswith(f"{key}[") for other in places):
+            continue  # what makes the list too short is that its items are wrong
         if detail["type"] == "extra_forbidden":
             inner = _model_along(model, path[:-1])
             fix = unknown_fix(str(path[-1]), inner.model_fields if inner else (), elsewhere, at)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainables._settings import EXECUTION, DataSettings, ModelSettings, Settings, TrainSettings
 
@@ -85,11 +85,27 @@ class TrialSettings(Settings):
     seed: int = 0
 
 
-class Sweep(Settings):
-    """A sweep file with its profile and its `--set` values, validated."""
+class Head(Settings):
+    """What a sweep file says of itself."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the sweep, of its folder and of its MLflow experiment; the file's own name when empty."""
     question: str = ""
+    """What the sweep is to answer, for the report."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    """Every trial runs once for each."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("must name each seed once")
+        return seeds
+
+
+class Sweep(Head):
+    """A sweep file with its profile and its `--set` values, validated."""
+
     profile: str = ""
     """Name of the profile that was applied, empty where none was."""
     source: str = ""
@@ -102,7 +118,6 @@ class Sweep(Settings):
     blocks: dict[str, dict[str, Any]] = {}
     """The file's method blocks, validated, as plain dictionaries."""
     search: Search = Search()
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     evals: dict[str, Any] = {}
     """Eval name -> its validated Config."""
     objective: Objective

@@ -40,7 +40,9 @@ def did_you_mean(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ())
     listed = f"Valid: {listing(names)}."
     if near is None:
         return listed
-    return f"Did you mean {near}?" if near not in names or len(names) > MOST_LISTED else f"Did you mean {near}? {listed}"
+    return (
+        f"Did you mean {near}?" if near not in names or len(names) > MOST_LISTED else f"Did you mean {near}? {listed}"
+    )
 
 
 def listing(names: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """Content hashes of what a sweep file names: model folders, adapters, data files, built-ins and hub ids.
 
 The same bytes give the same hash wherever they lie. What this machine lacks is said as `unresolved`; what can only be a
-mistake (a file that is not there, an empty one, rows of another layout) is a MissingDataError. Nothing is written but
-`hashes.json` in the cache, until `data_path` is asked for.
+mistake (a file that is not there, an empty one, rows of another layout) is a MissingDataError. Nothing is written
+outside the cache.
 """
 
 import hashlib
@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.decide.suggest import nearest
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.record import hub
 from orchestrator.record.hashes import FileHashes
 from orchestrator.record.layouts import check_text, look_at_files
+from orchestrator.record.shapes import shapes, tokenizer_warning
 from trainables._rows import SUFFIXES, DataError, files_of
 from trainables._settings import DataSettings, ModelSettings
 
@@ -46,7 +47,7 @@ class Content:
     hash: str | None
     """SHA-256 of the bytes, or `hub:owner/name@commit`; None where it is unresolved."""
     path: Path | None
-    """Absolute path, also of built-in data not written yet (see `data_path`); None where only the hub has it."""
+    """Absolute path; built-in data is written to the cache. None where only the hub has it."""
     unresolved: str | None = None
     """What this machine lacks and the way out, one line; a plan shows it, a run refuses it."""
     rows: int | None = None
@@ -113,6 +114,16 @@ class Contents:
         path = Path(settings.path).expanduser().absolute()
         return path if path.exists() else None
 
+    def shapes(self, settings: ModelSettings) -> dict[str, Any] | None:
+        """Sizes of a model whose config.json is on this machine (see `record.shapes.shapes`), else None."""
+        folder = self._model(settings).path
+        return None if folder is None else shapes(folder, self.cache)
+
+    def tokenizer_warning(self, settings: ModelSettings) -> str | None:
+        """One line where the two ways to read the model's tokenizer give different ids, else None."""
+        folder = self._model(settings).path
+        return None if folder is None else tokenizer_warning(folder, self.cache)
+
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def _model(self, settings: ModelSettings) -> Content:
@@ -156,7 +167,7 @@ class Contents:
             raise _unknown(key, settings.path, "no such built-in data", valid)
         content = sources.content(name)
         found = hashlib.sha256(content).hexdigest()
-        path = self.cache / "builtin" / sources.filename(name)
+        path = sources.write(name, self.cache / "builtin").absolute()
         if (found, kind, settings.path) not in self._looked:
             first = content[: content.index(b"\n")].decode()
             check_text(first, settings.path, kind, key)

@@ -1,93 +1,135 @@
-"""Hub ids -> the commit they mean now, from the local cache or from the hub; no file is fetched."""
+"""Which commit a hub id stands for: from the local cache where it is there, else by asking the hub, briefly."""
 
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-TIMEOUT_SECONDS = 5.0
-_ID = re.compile(r"^[A-Za-z0-9_][\w.-]*(?:/[\w.-]+)?$")
-_COMMIT = re.compile(r"^[0-9a-f]{40}$")
-_TRUE = ("1", "ON", "YES", "TRUE")
+Kind = Literal["model", "dataset"]
+
+ID = re.compile(r"^(?!.*(--|\.\.))[A-Za-z0-9_.-]{1,96}(/[A-Za-z0-9_.-]{1,96})?$")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+TIMEOUT_SECONDS = 2.0
+"""For one question to the hub: planning has to answer quickly."""
+
+_unreachable: list[str] = []
+"""Why the hub could not be reached in this process: it is not asked again."""
 
 
 @dataclass(frozen=True)
-class HubId:
-    """A model or data set on the hub at a revision."""
+class Resolved:
+    """A commit, and its folder in the cache where the files are there; or a text that says what is missing."""
 
-    name: str
-    revision: str
-    kind: str
-    """`model` or `dataset`."""
-
-    @classmethod
-    def parse(cls, name: str, revision: str | None, kind: str) -> "HubId | None":
-        """None where the name cannot be an id on the hub."""
-        return cls(name, revision or "main", kind) if _ID.match(name) and ".." not in name else None
-
-    @property
-    def folder(self) -> Path:
-        """Where the local cache keeps it."""
-        from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
-
-        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type=self.kind)
-
-    def snapshot(self, commit: str) -> Path | None:
-        """The files of a commit in the local cache, or None where there are none."""
-        place = self.folder / "snapshots" / commit
-        return place if place.is_dir() else None
-
-    def cached(self) -> str | None:
-        """The commit that the local cache has for the revision."""
-        if _COMMIT.match(self.revision):
-            commit = self.revision
-        else:
-            try:
-                commit = (self.folder / "refs" / self.revision).read_text(encoding="utf-8").strip()
-            except OSError:
-                return None
-        return commit if self.snapshot(commit) and self._is_whole(commit) else None
-
-    def _is_whole(self, commit: str) -> bool:
-        """Whether there is more than a look at its configuration."""
-        files = [file for file in (self.folder / "snapshots" / commit).rglob("*") if file.is_file()]
-        wanted = (".safetensors", ".bin") if self.kind == "model" else (".parquet", ".json", ".jsonl", ".csv", ".arrow")
-        return any(file.name.endswith(wanted) for file in files)
+    commit: str | None = None
+    folder: Path | None = None
+    unresolved: str | None = None
 
 
-def is_offline() -> bool:
-    """Whether the user keeps the hub's libraries from the network."""
-    return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+def is_id(name: str) -> bool:
+    """Whether a name can be a hub id: `owner/name` or `name`."""
+    return ID.match(name) is not None
 
 
-def resolve(hub: HubId) -> tuple[str | None, str | None]:
-    """(commit, None), or (None, why it is not known here)."""
-    cached = hub.cached()
-    if cached and _COMMIT.match(hub.revision):
-        return cached, None
-    if is_offline():
-        return (cached, None) if cached else (None, f"{hub.name}: not in the hub cache and HF_HUB_OFFLINE is set")
-    commit, why = _ask(hub)
-    if commit or not cached:
-        return commit, why
-    return cached, None
+def resolve(repo: str, revision: str | None, kind: Kind) -> Resolved:
+    """The commit behind a branch, tag or commit of a repository on the hub (its default branch when None)."""
+    commit, folder = _cached(repo, revision, kind)
+    if folder is not None:
+        return Resolved(commit, folder)
+    offline = _offline(kind)
+    if offline:
+        return Resolved(
+            unresolved=f"{_named(repo, revision)}: not in the hub cache, and {offline} is set (unset it to download, or "
+            f"name a {'folder' if kind == 'model' else 'file or folder'})"
+        )
+    return _ask(repo, revision, kind)
 
 
-def _ask(hub: HubId) -> tuple[str | None, str | None]:
+def _named(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo
+
+
+def _offline(kind: Kind) -> str | None:
+    names = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] + (["HF_DATASETS_OFFLINE"] if kind == "dataset" else [])
+    return next((name for name in names if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")), None)
+
+
+# -- the local cache --------------------------------------------------------------------------------------------------
+
+
+def _cached(repo: str, revision: str | None, kind: Kind) -> tuple[str | None, Path | None]:
+    """(commit, folder) where the files that matter are in the cache; the commit alone counts for nothing."""
+    from huggingface_hub import constants
+
+    base = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"
+    wanted = revision or "main"
+    if COMMIT.match(wanted):
+        commit: str | None = wanted
+    else:
+        try:
+            commit = (base / "refs" / wanted).read_text(encoding="utf-8").strip()
+        except OSError:
+            commit = None
+    if kind == "dataset":
+        prepared = _prepared(repo, commit if commit or revision else None, any_commit=revision is None)
+        if prepared is not None:
+            return prepared.name, prepared
+    if commit is None or not COMMIT.match(commit):
+        return None, None
+    snapshot = base / "snapshots" / commit
+    return (commit, snapshot) if _usable(snapshot, kind) else (None, None)
+
+
+def _usable(snapshot: Path, kind: Kind) -> bool:
+    if kind == "dataset":
+        patterns: tuple[str, ...] = ("*.parquet", "*.json", "*.jsonl", "*.csv", "*.arrow")
+        return snapshot.is_dir() and any(next(snapshot.rglob(pattern), None) is not None for pattern in patterns)
+    # A configuration or a tokenizer alone is what a look at the model leaves behind.
+    weights = (*snapshot.glob("*.safetensors"), *snapshot.glob("*.bin"))
+    described = any((snapshot / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return described and any(path.is_file() for path in weights)
+
+
+def _prepared(repo: str, commit: str | None, *, any_commit: bool) -> Path | None:
+    """What `datasets` keeps of a data set that it has read: <cache>/owner___name/<config>/<version>/<commit>."""
+    from huggingface_hub import constants
+
+    home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
+    folders = Path(home).expanduser().glob(f"{repo.replace('/', '___').lower()}/*/*/*")
+    found = [folder for folder in folders if COMMIT.match(folder.name) and folder.is_dir()]
+    exact = [folder for folder in found if folder.name == commit]
+    if exact or (commit is not None or not any_commit):
+        return exact[0] if exact else None
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def _ask(repo: str, revision: str | None, kind: Kind) -> Resolved:
+    name = _named(repo, revision)
+    if _unreachable:
+        return Resolved(unresolved=f"{name}: {_unreachable[0]}")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    look = HfApi().model_info if hub.kind == "model" else HfApi().dataset_info
+    token = os.environ.get("HF_TOKEN") or None
+    api = HfApi(token=token or False)
+    gated = f"{name}: the {kind} is gated (accept its licence on the hub and set HF_TOKEN)"
     try:
-        return look(hub.name, revision=hub.revision, timeout=TIMEOUT_SECONDS).sha, None
+        ask = api.model_info if kind == "model" else api.dataset_info
+        info = ask(repo, revision=revision, timeout=TIMEOUT_SECONDS)
     except GatedRepoError:
-        return None, f"{hub.name}: is gated; accept its licence on the hub and set HF_TOKEN"
+        return Resolved(unresolved=gated)
     except RevisionNotFoundError:
-        return None, f"{hub.name}: has no revision {hub.revision!r} on the hub"
+        return Resolved(unresolved=f"{repo}: has no revision {revision!r} on the hub")
     except RepositoryNotFoundError:
-        return None, f"{hub.name}: is neither a folder here nor on the hub (a private one needs HF_TOKEN)"
-    except HfHubHTTPError as error:
-        return None, f"{hub.name}: not in the hub cache, and the hub answers {str(error).splitlines()[0]}"
-    except Exception as error:  # each HTTP library has its own errors for one fact: no network
-        return None, f"{hub.name}: not in the hub cache, and the hub cannot be reached ({type(error).__name__})"
+        private = "" if token else "; a private one needs HF_TOKEN"
+        return Resolved(unresolved=f"{name}: no such {kind} on the hub (check the spelling{private})")
+    except Exception as error:  # every way in which a network can fail
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _unreachable.append(f"not in the hub cache, and the hub cannot be reached ({reason[:120]})")
+        return Resolved(unresolved=f"{name}: {_unreachable[0]}")
+    if info.gated and token is None:
+        return Resolved(unresolved=gated)
+    return Resolved(commit=info.sha)

@@ -1,0 +1,79 @@
+"""Base rows: the untouched models that trained trials are compared with, one for each way that a model is read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.decide.fields import validate
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.decide.space import canonical
+from orchestrator.registry import NO_METHOD, Registry
+
+OF_MODEL = ("path", "revision", "tokenizer", "chat_template", "dtype")
+QUANTIZATION = "quantization"
+"""Block of a base row that is loaded with fewer bits, as the trials are that it stands beside."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """One base row before it has an id."""
+
+    key: str
+    settings: TrialSettings
+    differs: tuple[str, ...] = ()
+    """What tells it from the first base row, for its label."""
+
+
+def base_settings(trial: TrialSettings, registry: Registry) -> Base | None:
+    """The base that a trial is compared with; None for a trial that is nothing but a model.
+
+    A method that reads its base with fewer bits says so by a function `quantization(config) -> dict | None`.
+    """
+    if trial.method == NO_METHOD and trial.adapter is None:
+        return None
+    quantization = None
+    if trial.method != NO_METHOD:
+        module = registry.method(trial.method)
+        if hasattr(module, QUANTIZATION):
+            config = validate(module.Config, trial.blocks.get(trial.method, {}), trial.method)[0]
+            quantization = module.quantization(config)
+    return _base(trial, quantization)
+
+
+def bases_needed(trials: list[TrialSettings], registry: Registry) -> list[Base]:
+    """Every base row that some trial needs, once, in the order of the trials; before a quantized one the same base
+    unquantized."""
+    found: dict[str, Base] = {}
+    for trial in trials:
+        base = base_settings(trial, registry)
+        if base is None:
+            continue
+        plain = _base(trial, None)
+        found.setdefault(plain.key, plain)
+        found.setdefault(base.key, base)
+    bases = list(found.values())
+    facts = [_facts(base.settings) for base in bases]
+    return [
+        Base(
+            base.key, base.settings, tuple(f"{name}={value}" for name, value in own.items() if value != facts[0][name])
+        )
+        for base, own in zip(bases, facts, strict=True)
+    ]
+
+
+def _base(trial: TrialSettings, quantization: dict[str, Any] | None) -> Base:
+    settings = TrialSettings(
+        method=NO_METHOD,
+        model=trial.model,
+        data=trial.data,
+        blocks={QUANTIZATION: quantization} if quantization else {},
+        resources=trial.resources,
+    )
+    return Base(canonical(_facts(settings)), settings)
+
+
+def _facts(settings: TrialSettings) -> dict[str, Any]:
+    model = settings.model.model_dump(mode="json")
+    facts = {("model" if name == "path" else name): model[name] for name in OF_MODEL}
+    quantization = settings.blocks.get(QUANTIZATION)
+    shown = ",".join(f"{name}={value}" for name, value in quantization.items()) if quantization else ""
+    return {**facts, "bos": settings.data.bos if settings.data else "template", QUANTIZATION: shown}

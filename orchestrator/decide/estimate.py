@@ -1,0 +1,105 @@
+"""What a trial will take, before it runs: steps, parameters, memory of a device, disk. None stands for not known here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.registry import NO_METHOD
+from trainables.core.batches import batch_shape
+from trainables.core.memory import BYTES, OPTIMIZER_STATES, Memory, Shape, full_fine_tuning
+
+COMPUTE = {"auto": "float32", "float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""`train.precision` -> the type of the forward pass; `auto` is counted as the larger of what it may come to."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one trial takes. Of a trial without training only `parameters` is known."""
+
+    rows: int | None = None
+    """Rows it trains on, before rows without a target are dropped."""
+    steps: int | None = None
+    parameters: int | None = None
+    memory: Memory | None = None
+    """Of one device."""
+    disk_bytes: int | None = None
+    """Its export and one checkpoint."""
+    micro_batch: int | None = None
+    accumulation: int | None = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """All memory of one device."""
+        return self.memory.total if self.memory else None
+
+
+def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, Any] | None) -> Estimate:
+    """Estimate one trial. `rows`: rows in its data, at most `max_rows`; `shapes`: sizes of its model (parameters, hidden,
+    layers, heads, kv_heads, head_dim, intermediate, vocab)."""
+    parameters = shapes["parameters"] if shapes else None
+    if settings.method == NO_METHOD or settings.data is None:
+        return Estimate(parameters=parameters)
+    train, data = settings.train, settings.data
+    micro_batch, accumulation = batch_shape(
+        train.global_batch, settings.resources.workers, train.micro_batch, train.accumulation
+    )
+    trained = training_rows(rows, data.heldout)
+    dtype = "float32" if settings.model.dtype == "auto" else settings.model.dtype
+    memory = disk = None
+    if parameters is not None:
+        disk = int(parameters * BYTES[dtype] * (2 + OPTIMIZER_STATES[train.optimizer]))
+    shape = shape_in(shapes)
+    if shape is not None:
+        memory = full_fine_tuning(
+            shape,
+            rows=micro_batch,
+            tokens=data.max_length,
+            dtype=dtype,
+            compute_dtype=COMPUTE[train.precision],
+            optimizer=train.optimizer,
+            attention=settings.model.attention,
+            gradient_checkpointing=train.gradient_checkpointing,
+        )
+    return Estimate(
+        rows=trained,
+        steps=steps_of(trained, train.global_batch, train.epochs, train.max_steps),
+        parameters=parameters,
+        memory=memory,
+        disk_bytes=disk,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+    )
+
+
+def shape_in(shapes: Mapping[str, Any] | None) -> Shape | None:
+    """The shape that rules a model's memory; None where the sizes do not say all of it."""
+    names = ("parameters", "layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
+    if shapes is None or not all(isinstance(shapes.get(name), int) for name in names):
+        return None
+    return Shape(
+        parameters=shapes["parameters"],
+        layers=shapes["layers"],
+        hidden=shapes["hidden"],
+        intermediate=shapes["intermediate"],
+        heads=shapes["heads"],
+        kv_width=shapes["kv_heads"] * shapes["head_dim"],
+        query_width=shapes["heads"] * shapes["head_dim"],
+        vocab=shapes["vocab"],
+    )
+
+
+def training_rows(rows: int | None, heldout: float) -> int | None:
+    """Rows left to train on, without the share held out (at least one row, never all)."""
+    if rows is None or heldout <= 0 or rows < 2:
+        return rows
+    return rows - min(max(1, round(rows * heldout)), rows - 1)
+
+
+def steps_of(rows: int | None, global_batch: int, epochs: float, max_steps: int | None) -> int | None:
+    """Optimizer steps: the last batch of an epoch may be short, and a part of an epoch is rounded up."""
+    if rows is None:
+        return max_steps
+    steps = math.ceil(math.ceil(rows / global_batch) * epochs)
+    return min(steps, max_steps or steps)

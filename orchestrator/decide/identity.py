@@ -1,0 +1,122 @@
+"""Ids: the first 16 hex digits of the SHA-256 of canonical JSON of all that determines a result, and of nothing else."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.decide.fields import validate
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.decide.space import canonical
+from orchestrator.registry import NO_METHOD, Registry
+
+ID_DIGITS = 16
+
+
+def digest(value: Any) -> str:
+    """The id of a JSON-able value; the order of keys does not matter."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:ID_DIGITS]
+
+
+def result_fields(model: BaseModel, axes: Iterable[str] = (), at: str = "") -> dict[str, Any]:
+    """The fields of a block that change what comes out, typed; an `execution` field only where it is an axis."""
+    named = set(axes)
+    kept: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        key = f"{at}.{name}" if at else name
+        extra = field.json_schema_extra
+        if isinstance(extra, Mapping) and extra.get("role") == "execution" and key not in named:
+            continue
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            kept[name] = result_fields(value, named, key)
+        else:
+            kept[name] = model.model_dump(mode="json", include={name})[name]
+    return kept
+
+
+def trial_id(
+    settings: TrialSettings,
+    contents: Mapping[str, str],
+    *,
+    registry: Registry,
+    core_version: int,
+    axes: Iterable[str] = (),
+) -> str:
+    """The id of a trial.
+
+    `contents`: content hashes by dotted key (`model.path` with its chat template, `data.path`, `adapter`), which stand
+    in for the paths; what is not there is known by its name. `axes`: the keys that the sweep varies.
+
+    A trial of `method: none` is what its model, adapter, template and BOS rule are, whatever else the file says.
+    """
+    axes = set(axes)
+    model = _by_content("model", result_fields(settings.model, axes, "model"), contents)
+    adapter = contents.get("adapter", settings.adapter)
+    if settings.method == NO_METHOD:
+        kept = {key: model[key] for key in ("path", "revision", "tokenizer", "chat_template", "dtype") if key in model}
+        bos = settings.data.bos if settings.data else "template"
+        return digest({"method": NO_METHOD, "model": kept, "adapter": adapter, "bos": bos, "blocks": settings.blocks})
+    assert settings.data is not None, "a trial that trains has data"
+    blocks = {}
+    for name, config in registry.blocks(settings.method).items():
+        block = validate(config, settings.blocks[name], name)[0] if name in settings.blocks else None
+        fields = result_fields(block, axes, name) if block is not None else {}
+        if fields:
+            blocks[name] = fields
+    return digest(
+        {
+            "method": settings.method,
+            "versions": {"method": registry.method(settings.method).VERSION, "core": core_version},
+            "model": model,
+            "data": _by_content("data", result_fields(settings.data, axes, "data"), contents),
+            "train": result_fields(settings.train, axes, "train"),
+            "blocks": blocks,
+            "adapter": adapter,
+            "seed": settings.seed,
+            "execution": result_fields(settings.resources, axes, "resources"),
+        }
+    )
+
+
+def eval_id(
+    *,
+    export_hash: str,
+    name: str,
+    config: BaseModel,
+    data_hash: str,
+    version: int,
+    harness: str,
+    dtype: str,
+    seed: int,
+) -> str:
+    """The id of one eval of one export. The data is known by its hash, not by its name; the template and BOS rule are
+    part of the export's hash."""
+    fields = result_fields(config)
+    if data_hash:
+        fields.pop("data", None)
+    return digest(
+        {
+            "export": export_hash,
+            "eval": name,
+            "config": fields,
+            "data": data_hash,
+            "version": version,
+            "harness": harness,
+            "dtype": dtype,
+            "seed": seed,
+        }
+    )
+
+
+def _by_content(block: str, fields: dict[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
+    """The path gives way to the hash of what lies there, which covers all that chooses or belongs to it."""
+    path = f"{block}.path"
+    if path not in contents:
+        return dict(fields)
+    covered = ("revision", "chat_template") if block == "model" else ("revision", "name", "split")
+    return {
+        **{name: value for name, value in fields.items() if name not in covered},
+        "path": {"content": contents[path]},
+    }

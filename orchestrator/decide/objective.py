@@ -1,0 +1,67 @@
+"""What the trials are ranked by: the metric is one that an eval of the file yields, its direction the metric's own."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from orchestrator.decide.fields import validate
+from orchestrator.decide.settings import TRAIN_METRICS, Objective
+from orchestrator.decide.suggest import did_you_mean, nearest
+from orchestrator.errors import Mistake
+from orchestrator.registry import Registry
+
+
+def metrics_of(evals: Mapping[str, Any], registry: Registry) -> dict[str, Literal["max", "min"]]:
+    """Every metric that the evals of a file yield, with its direction."""
+    return {name: way for key, config in evals.items() for name, way in registry.eval(key).metrics(config).items()}
+
+
+def objective_of(
+    written: Any, asked: Any, evals: Mapping[str, Any], registry: Registry
+) -> tuple[Objective | None, list[Mistake]]:
+    """The objective of a file, or None with what is wrong with it.
+
+    `asked`: the file's `evals` as written; `evals`: those of them that are valid. Without an objective the first metric
+    of the first eval is taken, and the held-out loss where there is no eval.
+    """
+    yielded = metrics_of(evals, registry)
+    known: dict[str, Literal["max", "min"]] = {**yielded, **TRAIN_METRICS}
+    if isinstance(written, str):
+        written = {"metric": written}
+    if written is None or written == {}:
+        metric = next(iter(yielded), "train/heldout_loss")
+        return Objective(metric=metric, direction=known[metric]), []
+    if not isinstance(written, Mapping):
+        return None, [Mistake("objective", written, "must be a block of keys", "Write `objective: {metric: NAME}`.")]
+    metric = written.get("metric")
+    direction = known.get(metric) if isinstance(metric, str) else None
+    # Any direction will do while the rest is checked: a metric that is not there is told below.
+    found, mistakes = validate(Objective, {"direction": direction or "max", **written}, "objective")
+    mistakes = [_with_default(item, known) for item in mistakes]
+    if isinstance(metric, str) and metric not in known:
+        family = metric.partition("/")[0]
+        if isinstance(asked, Mapping) and family in asked and family not in evals and family in registry.evals:
+            return None, mistakes
+        mistakes.append(
+            Mistake("objective.metric", metric, "no eval of this file yields it", _way_out(metric, known, registry))
+        )
+    return (None if mistakes else found), mistakes
+
+
+def _way_out(metric: str, known: Mapping[str, Any], registry: Registry) -> str:
+    if nearest(metric, known):
+        return did_you_mean(metric, known)
+    for name in registry.evals:
+        try:
+            module = registry.eval(name)
+            near = nearest(metric, module.metrics(module.Config()))
+        except ValueError:
+            continue  # an eval whose settings have no defaults cannot be asked
+        if near:
+            return f"Add `{name}: {{}}` under evals" + ("." if near == metric else f", and write {near}.")
+    return did_you_mean(metric, known)
+
+
+def _with_default(item: Mistake, known: Mapping[str, Any]) -> Mistake:
+    if item.key == "objective.metric" and item.rule == "is missing":
+        return Mistake(item.key, None, item.rule, did_you_mean("", known))
+    return item

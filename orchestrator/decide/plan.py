@@ -1,0 +1,315 @@
+"""Sweep -> plan: every trial with its id, the base rows, the evals of each, what it will take, and what is missing here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from orchestrator.decide.bases import base_settings, bases_needed
+from orchestrator.decide.describe import describe
+from orchestrator.decide.estimate import Estimate, estimate
+from orchestrator.decide.identity import trial_id
+from orchestrator.decide.settings import Objective, Sweep, TrialSettings
+from orchestrator.decide.space import Axis, canonical
+from orchestrator.decide.trials import Resolved, expand, setting
+from orchestrator.errors import MissingDataError, Mistake, SweepFileError
+from orchestrator.registry import NO_METHOD, Registry, installed
+from trainables._settings import DataSettings, ModelSettings
+from trainables.core.version import VERSION as CORE_VERSION
+
+__all__ = ["Plan", "PlannedEval", "PlannedTrial", "describe", "make_plan"]
+
+HELDOUT = "heldout"
+"""An eval's `data` of this name means the rows that its trial held out of training."""
+
+Found = TypeVar("Found")
+
+
+class Known(Protocol):
+    """What is known of a name on this machine."""
+
+    @property
+    def hash(self) -> str | None:
+        """Hash of the content; None where it is not known."""
+
+    @property
+    def unresolved(self) -> str | None:
+        """Why the content cannot be had; None where it can."""
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of data, `max_rows` applied; None where that is not known."""
+
+
+class Catalogue(Protocol):
+    """Looks up what a sweep names. Each raises MissingDataError for what cannot be right anywhere."""
+
+    def model(self, settings: ModelSettings, /) -> Known:
+        """The base model, its chat template where the file names one included."""
+
+    def adapter(self, path: str, /) -> Known:
+        """An adapter."""
+
+    def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Known:
+        """Rows to train on or to score."""
+
+    def shapes(self, settings: ModelSettings, /) -> Mapping[str, Any] | None:
+        """Sizes of the model, `parameters` among them."""
+
+    def tokenizer_warning(self, settings: ModelSettings, /) -> str | None:
+        """One line where two ways to read the tokenizer differ."""
+
+
+@dataclass(frozen=True)
+class PlannedEval:
+    """One eval of a trial."""
+
+    name: str
+    config: BaseModel
+    data: str | None = None
+    """What it reads: a built-in, a file, a hub id, or `heldout`; None where it reads nothing."""
+    heldout_of: DataSettings | None = None
+    """The data whose held-out rows `heldout` means, where that is not the trial's own."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One trial with its id."""
+
+    id: str
+    label: str
+    name: str
+    """The name that the file gives it, empty where it gives none."""
+    overrides: dict[str, Any]
+    """Dotted key -> value of what the search sets for it."""
+    settings: TrialSettings
+    evals: tuple[PlannedEval, ...] = ()
+    base_id: str | None = None
+    """The base row it is compared with; None for a base row, and where nothing is trained on the model."""
+    estimate: Estimate = field(default_factory=Estimate)
+    is_base: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a sweep amounts to on this machine."""
+
+    sweep: Sweep
+    trials: tuple[PlannedTrial, ...]
+    bases: tuple[PlannedTrial, ...]
+    objective: Objective
+    axes: dict[str, list[Any]]
+    """Axis -> its values, the baseline's first; a list of values where several keys move together."""
+    baseline_id: str | None
+    """The trial with no overrides, where there is one."""
+    warnings: tuple[str, ...] = ()
+    unresolved: tuple[str, ...] = ()
+    """What this machine lacks; a plan is shown all the same, a run is refused."""
+
+    @property
+    def profile(self) -> str:
+        """Name of the profile, empty where there is none."""
+        return self.sweep.profile
+
+
+def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = None) -> Plan:
+    """Plan a sweep. Raises SweepFileError with everything that is wrong with what it names."""
+    registry = registry or installed()
+    expansion = expand(sweep.base, sweep.search, sweep.seeds, registry)
+    mistakes = list(expansion.mistakes)
+    look = _Lookup(contents, mistakes)
+    axes = {key for trial in expansion.trials for key in trial.overrides}
+
+    def plan(trial: Resolved, is_base: bool = False) -> PlannedTrial:
+        known = look.contents_of(trial.settings)
+        identity = trial_id(trial.settings, known, registry=registry, core_version=CORE_VERSION, axes=axes)
+        evals = tuple(_planned(name, config) for name, config in sweep.evals.items())
+        return PlannedTrial(
+            identity, trial.label, trial.name, trial.overrides, trial.settings, evals, is_base=is_base,
+            estimate=look.estimate_of(trial.settings),
+        )  # fmt: skip
+
+    own = [plan(trial) for trial in expansion.trials]
+    _once_each(own, expansion.trials, mistakes)
+    look.check_evals(sweep, own)
+    bases, base_of = _bases(own, sweep, registry, plan)
+    base_ids = {base.id for base in bases}
+    trials = [replace(trial, base_id=base_of.get(trial.id)) for trial in _distinct(own) if trial.id not in base_ids]
+    if mistakes:
+        raise SweepFileError(mistakes, sweep.source)
+    return Plan(
+        sweep=sweep,
+        trials=tuple(trials),
+        bases=tuple(bases),
+        objective=sweep.objective,
+        axes={axis.name: _values(axis, expansion.trials, sweep) for axis in expansion.axes},
+        baseline_id=next((trial.id for trial in trials if not trial.overrides), None),
+        warnings=(*_warnings(sweep, trials, registry), *look.tokenizer_warnings(own)),
+        unresolved=tuple(dict.fromkeys(look.unresolved)),
+    )
+
+
+class _Lookup:
+    """Asks the catalogue, and turns what it raises into mistakes at their keys."""
+
+    def __init__(self, contents: Catalogue, mistakes: list[Mistake]):
+        self.contents, self.mistakes = contents, mistakes
+        self.unresolved: list[str] = []
+
+    def ask(self, key: str, question: Callable[[], Found]) -> Found | None:
+        """The answer, or None with the mistake noted."""
+        try:
+            return question()
+        except MissingDataError as error:
+            text = str(error).removeprefix(f"{key}: ").rstrip(".")
+            mistake = Mistake(key, None, text)
+            if mistake not in self.mistakes:
+                self.mistakes.append(mistake)
+            return None
+
+    def known(self, key: str, question: Callable[[], Known]) -> dict[str, str]:
+        """{key: hash} where the hash is known; what is not resolved is noted."""
+        found = self.ask(key, question)
+        if found is None:
+            return {}
+        if found.unresolved:
+            self.unresolved.append(f"{key}: {found.unresolved.removeprefix(f'{key}: ')}")
+        return {key: found.hash} if found.hash else {}
+
+    def contents_of(self, settings: TrialSettings) -> dict[str, str]:
+        """Hashes of all that one trial names, by dotted key."""
+        known = self.known("model.path", lambda: self.contents.model(settings.model))
+        adapter, data = settings.adapter, settings.data
+        if adapter is not None:
+            known |= self.known("adapter", lambda: self.contents.adapter(adapter))
+        if data is not None and settings.method != NO_METHOD:
+            known |= self.known("data.path", lambda: self.contents.data(data))
+        return known
+
+    def estimate_of(self, settings: TrialSettings) -> Estimate:
+        """What one trial takes, as far as that can be known here."""
+        data, rows = settings.data, None
+        if data is not None and settings.method != NO_METHOD:
+            found = self.ask("data.path", lambda: self.contents.data(data))
+            rows = found.rows if found else None
+        shapes = self.ask("model.path", lambda: self.contents.shapes(settings.model))
+        return estimate(settings, rows=rows, shapes=shapes)
+
+    def tokenizer_warnings(self, trials: list[PlannedTrial]) -> list[str]:
+        """Where `model.tokenizer` auto and file give other ids, one line per model."""
+        models = {canonical(trial.settings.model.model_dump(mode="json")): trial.settings.model for trial in trials}
+        found = [self.ask("model.path", partial(self.contents.tokenizer_warning, model)) for model in models.values()]
+        return list(dict.fromkeys(text for text in found if text))
+
+    def check_evals(self, sweep: Sweep, trials: list[PlannedTrial]) -> None:
+        """Whether the data of each eval is there."""
+        for name, config in sweep.evals.items():
+            data = getattr(config, "data", None)
+            key = f"evals.{name}.data"
+            if data == HELDOUT:
+                self._check_heldout(key, [trial.settings for trial in trials])
+            elif isinstance(data, str):
+                settings = DataSettings(path=data)
+                self.known(key, partial(self.contents.data, settings, kind="eval", key=key))
+
+    def _check_heldout(self, key: str, trials: list[TrialSettings]) -> None:
+        if any(settings.data is None for settings in trials):
+            fix = "Write `data:` in the file, or name a file for the eval."
+            self.mistakes.append(Mistake(key, HELDOUT, "there is no data to hold rows out of", fix))
+        elif any(settings.data and settings.data.heldout == 0 for settings in trials):
+            fix = "Set data.heldout above 0, or name a file for the eval."
+            self.mistakes.append(Mistake(key, HELDOUT, "data.heldout is 0, so no rows are held out", fix))
+        for settings in trials:
+            # Trials that train have asked for their data already.
+            if settings.data is not None and settings.method == NO_METHOD:
+                self.known("data.path", partial(self.contents.data, settings.data))
+
+
+def _planned(name: str, config: BaseModel) -> PlannedEval:
+    data = getattr(config, "data", None)
+    return PlannedEval(name, config, data if isinstance(data, str) else None)
+
+
+def _bases(
+    own: list[PlannedTrial], sweep: Sweep, registry: Registry, plan: Callable[..., PlannedTrial]
+) -> tuple[list[PlannedTrial], dict[str, str]]:
+    """The base rows, and trial id -> id of the base row it is compared with.
+
+    A trial of the user's own that is a base row takes its place, with its own name.
+    """
+    needed = bases_needed([trial.settings for trial in own], registry)
+    named = {trial.id: trial for trial in own if trial.settings.method == NO_METHOD and trial.name}
+    bases: dict[str, PlannedTrial] = {}
+    by_key: dict[str, str] = {}
+    for base in needed:
+        label = " ".join(["base", *base.differs])
+        planned = plan(Resolved(label, "", {}, base.settings, ""), True)
+        mine = named.get(planned.id)
+        if mine:
+            planned = replace(planned, label=mine.label, name=mine.name)
+        bases.setdefault(planned.id, planned)
+        by_key[base.key] = planned.id
+    found = {}
+    for trial in own:
+        settings = base_settings(trial.settings, registry)
+        if settings is not None:
+            found[trial.id] = by_key[settings.key]
+    return list(bases.values()), found
+
+
+def _once_each(own: list[PlannedTrial], resolved: tuple[Resolved, ...], mistakes: list[Mistake]) -> None:
+    """Two trials of one id are one trial in different words: the same bytes under two paths, say."""
+    first: dict[str, tuple[PlannedTrial, Resolved]] = {}
+    for trial, source in zip(own, resolved, strict=True):
+        twin, other = first.setdefault(trial.id, (trial, source))
+        if twin is trial or (trial.settings.method == NO_METHOD and trial.overrides == twin.overrides):
+            continue
+        why = "it trains nothing, so only model, adapter, template and data.bos count"
+        rule = f"{trial.label!r} is the same trial as {twin.label!r}"
+        if trial.settings.method == NO_METHOD:
+            rule += f": {why}"
+        mistakes.append(Mistake(source.place or "search.axes", None, rule, "Keep one."))
+
+
+def _distinct(trials: list[PlannedTrial]) -> list[PlannedTrial]:
+    return list({trial.id: trial for trial in reversed(trials)}.values())[::-1]
+
+
+def _values(axis: Axis, trials: tuple[Resolved, ...], sweep: Sweep) -> list[Any]:
+    """All values of an axis among the trials, in the order of the file, the baseline's first where there is one."""
+    keys = [key.strip() for key in axis.name.split(",")]
+
+    def value_of(trial: Resolved) -> Any:
+        values = [setting(trial.settings, key) for key in keys]
+        return values[0] if len(keys) == 1 else values
+
+    chosen = [trial for trial in trials if not trial.overrides or any(key in trial.overrides for key in keys)]
+    return list({canonical(value): value for value in map(value_of, reversed(chosen))}.values())[::-1]
+
+
+def _warnings(sweep: Sweep, trials: list[PlannedTrial], registry: Registry) -> list[str]:
+    found = []
+    read = {name for trial in trials for name in trial.settings.blocks}
+    found += [f"{name}: no trial's method reads this block" for name in sweep.blocks if name not in read]
+    yielded = {
+        key: way for name, config in sweep.evals.items() for key, way in registry.eval(name).metrics(config).items()
+    }
+    way = yielded.get(sweep.objective.metric)
+    if way and way != sweep.objective.direction:
+        found.append(
+            f"objective.direction: {sweep.objective.metric} is better when {way}, ranked by {sweep.objective.direction}"
+        )
+    sources = {canonical(_heldout_rows(trial.settings.data)) for trial in trials if trial.settings.data}
+    if len(sources) > 1 and any(getattr(config, "data", None) == HELDOUT for config in sweep.evals.values()):
+        found.append(
+            "evals: trials differ in data, so their held-out rows differ too and their scores on them do not compare"
+        )
+    return found
+
+
+def _heldout_rows(data: DataSettings) -> dict[str, Any]:
+    return data.model_dump(
+        mode="json", include={"path", "name", "split", "revision", "max_rows", "heldout", "heldout_seed"}
+    )

@@ -1,0 +1,238 @@
+"""The sweep file: text, profile and `--set` values -> a validated `Sweep`, or all that is wrong with it at once."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from orchestrator.decide.document import parse, scalar
+from orchestrator.decide.fields import Blocks, dotted_keys, unknown_fix, validate
+from orchestrator.decide.layers import expand_shorthand, get, merge, nested
+from orchestrator.decide.objective import objective_of
+from orchestrator.decide.settings import Head, Objective, Resources, Search, Sweep, Tracking, TrialSettings
+from orchestrator.decide.suggest import did_you_mean
+from orchestrator.decide.trials import COMMON, TOP, Expansion, expand
+from orchestrator.errors import Mistake, SweepFileError
+from orchestrator.registry import Registry, installed
+from trainables._settings import TrainSettings
+
+__all__ = [
+    "DEFAULT_PROFILE",
+    "Objective",
+    "Resources",
+    "Search",
+    "Sweep",
+    "Tracking",
+    "TrialSettings",
+    "load",
+    "schema",
+]
+
+DEFAULT_PROFILE = "demo"
+"""The profile that is taken where a file has it and none is named."""
+
+TOP_LEVEL = (
+    "name", "question", "method", "model", "adapter", "data", "train", "search", "seeds", "evals", "objective",
+    "resources", "tracking", "profiles",
+)  # fmt: skip
+
+
+def load(
+    text: str,
+    *,
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+    source: str = "",
+    registry: Registry | None = None,
+) -> Sweep:
+    """Read a sweep file. The profile is laid over the file, and each `key=value` of `sets` over both.
+
+    Every profile of the file is checked, not only the one that is used. Raises SweepFileError with all mistakes.
+    """
+    registry = registry or installed()
+    document, mistakes = parse(text)
+    if not document:
+        raise SweepFileError(mistakes, source)
+    profiles = _profiles(document.pop("profiles", None), mistakes)
+    chosen = _chosen(profile, profiles, mistakes)
+    below = expand_shorthand(document)
+    merged = merge(below, expand_shorthand(profiles.get(chosen, {})))
+    merged, raw, wrong = _with_sets(merged, sets)
+    mistakes += wrong
+    sweep, wrong = _checked(merged, chosen, source, registry, raw)
+    mistakes += wrong
+    known = {(item.key, item.rule) for item in wrong} | {(item.key, item.rule) for item in mistakes}
+    for name, layer in profiles.items():
+        if name != chosen:
+            _, wrong = _checked(merge(below, expand_shorthand(layer)), name, source, registry, {})
+            mistakes += [
+                Mistake(f"profiles.{name}.{item.key}", item.value, item.rule, item.fix)
+                for item in wrong
+                if (item.key, item.rule) not in known
+            ]
+    if mistakes or sweep is None:
+        raise SweepFileError(mistakes, source)
+    return sweep
+
+
+def schema(registry: Registry | None = None) -> dict[str, Any]:
+    """The JSON schema of sweep files, for editors."""
+    from orchestrator.decide.schema import sweep_schema
+
+    return sweep_schema(registry or installed())
+
+
+def _profiles(value: Any, mistakes: list[Mistake]) -> dict[str, dict[str, Any]]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        mistakes.append(Mistake("profiles", value, "must be a block of profiles by name"))
+        return {}
+    for name, layer in value.items():
+        if layer is not None and not isinstance(layer, Mapping):
+            mistakes.append(Mistake(f"profiles.{name}", layer, "must be a block of keys"))
+    return {str(name): dict(layer) if isinstance(layer, Mapping) else {} for name, layer in value.items()}
+
+
+def _chosen(profile: str | None, profiles: Mapping[str, Any], mistakes: list[Mistake]) -> str:
+    if profile is None:
+        return DEFAULT_PROFILE if DEFAULT_PROFILE in profiles else ""
+    if profile not in profiles:
+        fix = did_you_mean(profile, profiles) if profiles else "The file has none."
+        mistakes.append(Mistake("--profile", profile, "the file has no such profile", fix))
+        return ""
+    return profile
+
+
+def _with_sets(merged: dict[str, Any], sets: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], list[Mistake]]:
+    """Lay `key=value` texts over the file. Also gives the texts by key, for fields that want text."""
+    raw: dict[str, str] = {}
+    mistakes: list[Mistake] = []
+    for text in sets:
+        key, equals, written = text.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            mistakes.append(Mistake("--set", text, "must be KEY=VALUE", "Write --set train.epochs=2."))
+            continue
+        value, wrong = scalar(written)
+        if wrong:
+            mistakes += [Mistake(f"--set {key}", written, item.rule, item.fix) for item in wrong]
+            continue
+        if key.startswith("profiles"):
+            mistakes.append(Mistake("--set", text, "a profile cannot be set", "Choose one with --profile."))
+        elif key.startswith("search.axes."):
+            axes = get(merged, "search.axes")
+            axis = key.removeprefix("search.axes.")
+            kept = {
+                name: values for name, values in dict(axes if isinstance(axes, Mapping) else {}).items() if name != axis
+            }
+            merged = merge(merged, nested("search.axes", kept if value is None else {**kept, axis: value}))
+        else:
+            merged = merge(merged, expand_shorthand(nested(key, value)))
+            raw[key] = written
+    return merged, raw, mistakes
+
+
+def _checked(
+    merged: Mapping[str, Any], profile: str, source: str, registry: Registry, raw: Mapping[str, str]
+) -> tuple[Sweep | None, list[Mistake]]:
+    """One layering of the file as a Sweep, or None with everything that is wrong with it."""
+    own = registry.all_blocks()
+    blocks: Blocks = {**COMMON, "search": Search, "objective": Objective, "tracking": Tracking, **own}
+    elsewhere = tuple(dotted_keys(blocks))
+    valid = (*TOP_LEVEL[:-1], *own)
+    mistakes = [
+        Mistake(str(key), None, "unknown key", unknown_fix(str(key), (*valid, "profiles"), elsewhere))
+        for key in merged
+        if key not in valid
+    ]
+    method = merged.get("method", "sft")
+    if method not in registry.methods:
+        mistakes.append(Mistake("method", method, "no such method", did_you_mean(str(method), registry.methods)))
+    if not isinstance(merged.get("adapter"), str | None):
+        mistakes.append(Mistake("adapter", merged["adapter"], "must be a folder or a hub id"))
+
+    parts: dict[str, Any] = {}
+    for name, model in blocks.items():
+        if name in merged and name != "objective":
+            parts[name], wrong = _block(model, merged[name], name, elsewhere, raw)
+            # A trial may bring the path that the file leaves out; then it is missing only where a trial lacks it.
+            mistakes += [item for item in wrong if not (item.rule == "is missing" and item.key.endswith(".path"))]
+    evals, wrong = _evals(merged.get("evals"), registry, raw)
+    mistakes += wrong
+    objective, wrong = objective_of(merged.get("objective"), merged.get("evals"), evals, registry)
+    mistakes += wrong
+    named = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", PurePath(source).stem).strip("-._") or "sweep"}
+    given = {key: merged[key] for key in Head.model_fields if key in merged}
+    head, wrong = _block(Head, {**named, **given}, "", elsewhere, raw)
+    mistakes += wrong
+
+    whole = _as_set(merged, raw, parts)
+    base = {"method": method, **{key: value for key, value in whole.items() if key in (*TOP, *own) and key != "method"}}
+    expansion = Expansion((), (), ())
+    if "search" not in merged or parts["search"] is not None:
+        expansion = expand(base, parts.get("search") or Search(), head.seeds if head else (0,), registry)
+    # Where the file's own values are wrong every trial is: only what the search itself gets wrong is added then.
+    mistakes += [item for item in expansion.mistakes if item.key.startswith("search") or not mistakes]
+    if mistakes or head is None or objective is None:
+        return None, mistakes
+    return Sweep(
+        **head.model_dump(),
+        profile=profile,
+        source=source,
+        method=method,
+        adapter=merged.get("adapter"),
+        model=parts.get("model"),
+        data=parts.get("data"),
+        train=parts.get("train") or TrainSettings(),
+        blocks={name: parts[name].model_dump(mode="json") for name in own if parts.get(name) is not None},
+        search=parts.get("search") or Search(),
+        evals=evals,
+        objective=objective,
+        resources=parts.get("resources") or Resources(),
+        tracking=parts.get("tracking") or Tracking(),
+        base=base,
+    ), []
+
+
+def _evals(value: Any, registry: Registry, raw: Mapping[str, str]) -> tuple[dict[str, Any], list[Mistake]]:
+    if value is None:
+        return {}, []
+    if not isinstance(value, Mapping):
+        fix = "Write each with a colon: `evals: {ifeval: {}}`."
+        return {}, [Mistake("evals", value, "must be a block of evals by name", fix)]
+    found: dict[str, Any] = {}
+    mistakes: list[Mistake] = []
+    for name, config in value.items():
+        if name not in registry.evals:
+            mistakes.append(Mistake(f"evals.{name}", None, "no such eval", did_you_mean(str(name), registry.evals)))
+            continue
+        checked, wrong = _block(registry.eval(name).Config, config, f"evals.{name}", (), raw)
+        mistakes += wrong
+        if checked is not None:
+            found[name] = checked
+    return found, mistakes
+
+
+def _block(
+    model: Any, value: Any, at: str, elsewhere: tuple[str, ...], raw: Mapping[str, str]
+) -> tuple[Any, list[Mistake]]:
+    """Validate one block. A number that `--set` gives to a field of text is taken as it was typed."""
+    value = {} if value is None else value
+    found, wrong = validate(model, value, at, elsewhere)
+    meant = [item.key for item in wrong if item.rule == "must be text" and item.key in raw]
+    if not meant:
+        return found, wrong
+    for key in meant:
+        value = merge(value, nested(key.removeprefix(f"{at}.") if at else key, raw[key]))
+    return validate(model, value, at, elsewhere)
+
+
+def _as_set(merged: Mapping[str, Any], raw: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The merged values, with what `_block` took as text put in as text."""
+    result = dict(merged)
+    for key, text in raw.items():
+        block, _, inner = key.partition(".")
+        if parts.get(block) is not None and inner and get(parts[block].model_dump(), inner) == text:
+            result = merge(result, nested(key, text))
+    return result

@@ -1,0 +1,195 @@
+"""Sweep -> its trials, each with its resolved settings and a label, and what makes one impossible."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.decide.fields import validate
+from orchestrator.decide.layers import ABSENT, expand_shorthand, get, lay
+from orchestrator.decide.search import Keys, points
+from orchestrator.decide.settings import Resources, Search, TrialSettings
+from orchestrator.decide.space import Axis, Overrides, Point, canonical
+from orchestrator.errors import Mistake
+from orchestrator.registry import NO_METHOD, Registry
+from trainables._settings import DataSettings, ModelSettings, Settings, TrainSettings
+from trainables.core.batches import batch_shape
+
+COMMON: dict[str, type[Settings]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "train": TrainSettings,
+    "resources": Resources,
+}
+"""The blocks that every trial has, whatever its method."""
+
+TOP = ("method", "adapter", *COMMON)
+"""Keys of the file that a trial is made of, beside the blocks of methods."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One trial of a sweep with its seed."""
+
+    label: str
+    name: str
+    overrides: Overrides
+    settings: TrialSettings
+    place: str
+    """Where it stands in the file, for messages."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """All trials of a sweep in the order of the plan, the axes that they come from, and all that is wrong."""
+
+    trials: tuple[Resolved, ...]
+    axes: tuple[Axis, ...]
+    mistakes: tuple[Mistake, ...]
+
+
+def expand(base: Mapping[str, Any], search: Search, seeds: tuple[int, ...], registry: Registry) -> Expansion:
+    """Every trial of a search over the file's own values `base`, each once per seed."""
+    keys = Keys({**COMMON, **registry.all_blocks()}, registry.methods)
+    own: list[TrialSettings | None] = []
+
+    def baseline(key: str) -> Any:
+        if not own:
+            own.append(settings_of(base, 0, registry)[0])
+        found = get(own[0].model_dump(mode="json"), _within(key)) if own[0] else get(base, key)
+        return None if found is ABSENT else found
+
+    found, axes, mistakes = points(search, keys, baseline)
+    trials: list[Resolved] = []
+    for point in found:
+        label = label_of(point, found, str(base.get("method", "")))
+        merged = expand_shorthand(lay(base, point.overrides))
+        for seed in seeds:
+            settings, wrong = settings_of(merged, seed, registry)
+            mistakes += [item for item in _placed(wrong, point) if item not in mistakes]
+            if settings is not None:
+                seeded = f"{label}, seed={seed}" if len(seeds) > 1 else label
+                trials.append(Resolved(seeded, point.name, point.overrides, settings, point.place))
+    mistakes += _without_effect(trials, registry)
+    return Expansion(tuple(trials), tuple(axes), tuple(mistakes))
+
+
+def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tuple[TrialSettings | None, list[Mistake]]:
+    """The settings of one trial from its merged values, or None with what is wrong with them.
+
+    The method's own block is always there, filled with its defaults; other blocks that the method reads are there where
+    the file has them.
+    """
+    method = merged.get("method")
+    if not isinstance(method, str) or method not in registry.methods:
+        return None, [Mistake("method", method, "no such method")]
+    mistakes: list[Mistake] = []
+    parts: dict[str, Any] = {}
+    for name, model in COMMON.items():
+        if name == "data" and merged.get(name) is None:
+            continue
+        parts[name], wrong = validate(model, merged.get(name, {}), name)
+        mistakes += [_with_example(item) for item in wrong]
+    if "data" not in parts and method != NO_METHOD:
+        mistakes.append(
+            Mistake("data", None, "is missing: a trial that trains needs rows", "Write `data: builtin:chat`.")
+        )
+    blocks: dict[str, dict[str, Any]] = {}
+    for name, config in registry.blocks(method).items():
+        if name == method or merged.get(name) is not None:
+            block, wrong = validate(config, merged.get(name, {}), name)
+            mistakes += wrong
+            if block is not None:
+                blocks[name] = block.model_dump(mode="json")
+    adapter = merged.get("adapter")
+    if adapter is not None and method != NO_METHOD:
+        fix = "Remove it, or use `method: none` to score what exists."
+        mistakes.append(Mistake("adapter", adapter, f"method {method} starts from the base model alone", fix))
+    if not mistakes and method != NO_METHOD:
+        mistakes += batch_mistakes(parts["train"], parts["resources"].workers)
+    if mistakes:
+        return None, mistakes
+    return TrialSettings(method=method, adapter=adapter, blocks=blocks, seed=seed, **parts), []
+
+
+def _with_example(item: Mistake) -> Mistake:
+    examples = {"model.path": "Write `model: builtin:mini`.", "data.path": "Write `data: builtin:chat`."}
+    return Mistake(item.key, item.value, item.rule, item.fix or examples.get(item.key, "")) if not item.value else item
+
+
+def batch_mistakes(train: TrainSettings, workers: int) -> list[Mistake]:
+    """Whether micro batch x accumulation x workers can be the global batch."""
+    try:
+        batch_shape(train.global_batch, workers, train.micro_batch, train.accumulation)
+    except ValueError as error:
+        key, _, text = str(error).partition(": ")
+        return [Mistake(key, None, text.rstrip("."))]
+    return []
+
+
+def label_of(point: Point, points: list[Point], method: str) -> str:
+    """A short name for people: the trial's own, or what it sets: `learning_rate=5e-05`.
+
+    The last part of a key is enough where no other key of the sweep ends in the same one.
+    """
+    if point.name:
+        return point.name
+    if not point.overrides:
+        return "baseline" if len(points) > 1 else method or "baseline"
+    everywhere = {key for other in points for key in other.overrides}
+    return ", ".join(f"{_short(key, everywhere)}={text_of(value)}" for key, value in point.overrides.items())
+
+
+def _short(key: str, everywhere: set[str]) -> str:
+    last = key.rpartition(".")[2]
+    if last == "path":
+        last = key
+    return key if sum(other.rpartition(".")[2] == last for other in everywhere) > 1 else last.removesuffix(".path")
+
+
+def text_of(value: Any) -> str:
+    """A value in a label: numbers short, text bare, all else as JSON."""
+    if isinstance(value, float) and float(f"{value:.6g}") == value:
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else canonical(value)
+
+
+def _within(key: str) -> str:
+    """Where a key of the file lies in a trial's settings: method blocks lie under `blocks`."""
+    return key if key.split(".")[0] in TOP else f"blocks.{key}"
+
+
+def setting(settings: TrialSettings, key: str) -> Any:
+    """The value a trial has at a dotted key of the file; None where its method does not read it."""
+    found = get(settings.model_dump(mode="json"), _within(key))
+    return None if found is ABSENT else found
+
+
+def _placed(mistakes: list[Mistake], point: Point) -> list[Mistake]:
+    """Mistakes that a trial's own values make are told at its place; others belong to the file."""
+    return [
+        Mistake(f"{point.place}.{item.key}", item.value, item.rule, item.fix)
+        if point.place and any(key == item.key or key.startswith(f"{item.key}.") for key in point.overrides)
+        else item
+        for item in mistakes
+    ]
+
+
+def _without_effect(trials: list[Resolved], registry: Registry) -> list[Mistake]:
+    """Trials that are another one in different words, and settings that a trial's method does not read."""
+    mistakes: list[Mistake] = []
+    seen: dict[str, Resolved] = {}
+    for trial in trials:
+        method = trial.settings.method
+        unread = [key for key in trial.overrides if key.split(".")[0] not in (*TOP, *registry.blocks(method))]
+        place = trial.place or "search.axes"
+        rule = f"method {method} does not read {', '.join(unread)}"
+        if unread and all(item.rule != rule for item in mistakes):
+            fix = "Set a method that does (`kind: list` lets each trial have its own)."
+            mistakes.append(Mistake(place, None, rule, fix))
+        # Trials without training do not depend on the seed, and are kept once when they are planned.
+        same = canonical(trial.settings.model_dump(mode="json"))
+        twin = seen.setdefault(same, trial)
+        if twin is not trial and not unread:
+            other = twin.place or f"the trial {twin.label!r}"
+            mistakes.append(Mistake(place, None, f"{trial.label!r} is the same trial as {other}", "Keep one."))
+    return mistakes
