@@ -38,10 +38,9 @@ def resolve(repo: str, revision: str | None, kind: Kind) -> Resolved:
         return Resolved(commit, folder)
     offline = _offline(kind)
     if offline:
-        return Resolved(
-            unresolved=f"{_named(repo, revision)}: not in the hub cache, and {offline} is set (unset it to download, or "
-            f"name a {'folder' if kind == 'model' else 'file or folder'})"
-        )
+        what = "folder" if kind == "model" else "file or folder"
+        way_out = f"{offline} is set (unset it to download, or name a {what})"
+        return Resolved(unresolved=f"{_named(repo, revision)}: not in the hub cache, and {way_out}")
     return _ask(repo, revision, kind)
 
 
