@@ -1,8 +1,9 @@
 """How much memory a training takes on one device, from the model's shape alone: a sum of five parts, in bytes.
 
-Weights, gradients and optimizer state are counted; activations and logits follow what the layers of a Llama-like decoder
-keep for the backward pass (after the accounting of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
-Transformer Models", arXiv:2205.05198, with gated feed-forward, grouped keys and fused attention instead of theirs).
+Weights, gradients and optimizer state are counted; activations and logits follow what the layers of a Llama-like
+decoder keep for the backward pass (after the accounting of Korthikanti et al. 2022, "Reducing Activation Recomputation
+in Large Transformer Models", arXiv:2205.05198, with gated feed-forward, grouped keys and fused attention instead of
+theirs).
 """
 
 from collections.abc import Mapping
@@ -94,19 +95,25 @@ def full_fine_tuning(
     pass. With AdamW in float32 that is 16 bytes a parameter before the first activation.
     """
     weights = shape.parameters * BYTES[dtype]
+    logits = logit_bytes(shape, rows=rows, tokens=tokens, compute_dtype=compute_dtype)
+    activations = activation_bytes(
+        shape,
+        rows=rows,
+        tokens=tokens,
+        compute_dtype=compute_dtype,
+        attention=attention,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    if gradient_checkpointing:
+        # A layer is computed again when the logits are gone, so that the two share their room.
+        inputs = rows * tokens * shape.layers * shape.hidden * BYTES[compute_dtype]
+        activations -= min(activations - inputs, logits)
     return Memory(
         weights=weights,
         gradients=weights,
         optimizer=int(weights * OPTIMIZER_STATES[optimizer]),
-        activations=activation_bytes(
-            shape,
-            rows=rows,
-            tokens=tokens,
-            compute_dtype=compute_dtype,
-            attention=attention,
-            gradient_checkpointing=gradient_checkpointing,
-        ),
-        logits=logit_bytes(shape, rows=rows, tokens=tokens, compute_dtype=compute_dtype),
+        activations=activations,
+        logits=logits,
     )
 
 

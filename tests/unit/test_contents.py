@@ -1,0 +1,282 @@
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.errors import MissingDataError
+from orchestrator.record import hashes, hub
+from orchestrator.record.contents import Contents
+from trainables._settings import DataSettings, ModelSettings
+from trainables.builtin import sources
+
+ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def contents(tmp_path):
+    return Contents(tmp_path / "cache")
+
+
+def model(path, **more):
+    return ModelSettings(path=str(path), **more)
+
+
+def data(path, **more):
+    return DataSettings(path=str(path), **more)
+
+
+def folder(path, weights=b"weights"):
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(weights)
+    return path
+
+
+def refused(call, *arguments, **more):
+    with pytest.raises(MissingDataError) as caught:
+        call(*arguments, **more)
+    return str(caught.value)
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_hashes_alike_wherever_it_lies(contents, tmp_path):
+    shutil.copytree(sources.mini_path(), tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("other words")
+    assert contents.model(model(tmp_path / "copy")).hash == contents.model(model("builtin:mini")).hash
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
+def test_a_byte_of_any_file_that_counts_changes_the_hash(contents, tmp_path, name):
+    one, other = folder(tmp_path / "one"), folder(tmp_path / "other")
+    (one / name).write_bytes(b"{}a")
+    (other / name).write_bytes(b"{}b")
+    assert contents.model(model(one)).hash != contents.model(model(other)).hash
+
+
+def test_a_renamed_file_changes_the_hash(contents, tmp_path):
+    one, other = folder(tmp_path / "one"), folder(tmp_path / "other")
+    (one / "merges.txt").write_text("x")
+    (other / "vocab.txt").write_text("x")
+    assert contents.model(model(one)).hash != contents.model(model(other)).hash
+
+
+def test_a_template_of_its_own_is_part_of_the_hash(contents, tmp_path):
+    base, template = folder(tmp_path / "base"), tmp_path / "template.jinja"
+    found = []
+    for text in ("one", "two"):
+        template.write_text(text)
+        found.append(contents.model(model(base, chat_template=str(template))).hash)
+    assert len({*found, contents.model(model(base)).hash}) == 3
+    assert "model.chat_template" in refused(contents.model, model(base, chat_template=str(tmp_path / "templat.jinja")))
+
+
+def test_large_files_are_read_once_and_again_when_they_change(contents, tmp_path, monkeypatch):
+    base = folder(tmp_path / "base", b"a" * (1 << 21))
+    weights = base / "model.safetensors"
+    monkeypatch.setattr(hashes, "SETTLED_NS", -1)
+    first = contents.model(model(base)).hash
+    kept = json.loads((tmp_path / "cache" / "hashes.json").read_text())
+    assert list(kept.values()) == [hashlib.sha256(b"a" * (1 << 21)).hexdigest()]
+    (tmp_path / "cache" / "hashes.json").write_text(json.dumps(dict.fromkeys(kept, "0" * 64)))
+    assert Contents(tmp_path / "cache").model(model(base)).hash != first  # what is remembered is believed
+    stat = weights.stat()
+    weights.write_bytes(b"b" + b"a" * ((1 << 21) - 1))
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert Contents(tmp_path / "cache").model(model(base)).hash != first  # same size and time, other bytes
+    (tmp_path / "cache" / "hashes.json").write_text("{broken")
+    weights.write_bytes(b"a" * (1 << 21))
+    assert Contents(tmp_path / "cache").model(model(base)).hash == first
+
+
+def test_what_is_no_model_is_refused_with_the_way_out(contents, tmp_path, monkeypatch):
+    folder(tmp_path / "model")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert "config.json" in refused(contents.model, model("./bare"))
+    assert "./model" in refused(contents.model, model("./modle"))
+    assert "builtin:mini" in refused(contents.model, model("builtin:mni"))
+    assert "folder" in refused(contents.model, model("./file"))
+    assert "adapter_config.json" in refused(contents.adapter, "./bare")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    assert "no weights" in contents.model(model("./model")).unresolved
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_data_is_hashed_by_its_bytes_and_counted(contents, tmp_path):
+    file = lines(tmp_path / "rows.jsonl", ROW, ROW, ROW)
+    found = contents.data(data(file))
+    assert (found.hash, found.rows) == (hashlib.sha256(file.read_bytes()).hexdigest(), 3)
+    assert contents.data(data(file, max_rows=2)).rows == 2
+    array = tmp_path / "rows.json"
+    array.write_text(json.dumps([ROW, ROW]))
+    assert contents.data(data(array)).rows == 2
+
+
+def test_a_flipped_byte_is_seen_by_the_same_object_at_once(contents, tmp_path):
+    file = lines(tmp_path / "rows.jsonl", ROW)
+    before = contents.data(data(file)).hash
+    file.write_text(file.read_text().replace('"b"', '"c"'))
+    assert contents.data(data(file)).hash != before
+
+
+def test_a_folder_of_data_counts_the_rows_of_all_files(contents, tmp_path):
+    (tmp_path / "rows").mkdir()
+    lines(tmp_path / "rows" / "a.jsonl", ROW)
+    before = contents.data(data(tmp_path / "rows"))
+    lines(tmp_path / "rows" / "b.jsonl", ROW, ROW)
+    after = contents.data(data(tmp_path / "rows"))
+    assert (before.rows, after.rows) == (1, 3)
+    assert before.hash != after.hash
+
+
+def test_parquet_is_counted_and_its_columns_checked(contents, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"messages": [[ROW["messages"][0]]] * 5}), tmp_path / "good.parquet")
+    pq.write_table(pa.table({"question": ["a"]}), tmp_path / "other.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    assert contents.data(data(tmp_path / "good.parquet")).rows == 5
+    assert "question" in refused(contents.data, data(tmp_path / "other.parquet"))
+    assert "Parquet" in refused(contents.data, data(tmp_path / "broken.parquet"))
+
+
+def test_rows_of_another_layout_are_refused_with_file_line_and_keys(contents, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('\n{"instruction": "a", "output": "b"}\n')
+    message = refused(contents.data, data(file))
+    assert all(part in message for part in (str(file), "line 2", "instruction, output", "messages"))
+    file.write_text("{oops\n")
+    assert "line 1" in refused(contents.data, data(file))
+
+
+def test_prompts_are_for_evals_alone(contents, tmp_path):
+    file = lines(tmp_path / "prompts.jsonl", {"key": 1, "prompt": "a"})
+    assert "prompt" in refused(contents.data, data(file))
+    assert contents.data(data(file), "eval").rows == 1
+    assert "evals.ifeval.data" in refused(contents.data, data("./absent.jsonl"), "eval", "evals.ifeval.data")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_file_is_refused(contents, tmp_path, text):
+    (tmp_path / "rows.jsonl").write_text(text)
+    assert "rows.jsonl" in refused(contents.data, data(tmp_path / "rows.jsonl"))
+
+
+def test_a_missing_file_is_refused_with_the_nearest_name(contents, tmp_path, monkeypatch):
+    lines(tmp_path / "rows.jsonl", ROW)
+    monkeypatch.chdir(tmp_path)
+    assert "Did you mean ./rows.jsonl?" in refused(contents.data, data("./row.jsonl"))
+    assert "rows.jsonl" in refused(contents.data, data("row.jsonl"))
+    assert "builtin:chat" in refused(contents.data, data("builtin:chta"))
+
+
+def test_built_in_data_is_what_its_file_holds(contents):
+    found = contents.data(data("builtin:chat"))
+    path = contents.data_path(data("builtin:chat"))
+    assert found.path == path
+    assert found.hash == hashlib.sha256(path.read_bytes()).hexdigest() == contents.data(data(path)).hash
+    assert found.rows == contents.data(data(path)).rows
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(hub, "_unreachable", [])
+    for name in ("HF_TOKEN", "HF_DATASETS_CACHE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "hub"
+
+
+def cached(cache, kind, *files, ref="main"):
+    base = cache / f"{kind}s--owner--name"
+    (base / "refs").mkdir(parents=True, exist_ok=True)
+    (base / "refs" / ref).write_text(COMMIT)
+    for file in files:
+        place = base / "snapshots" / COMMIT / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("{}")
+
+
+def test_a_cached_model_or_data_set_is_its_commit(contents, cache):
+    cached(cache, "model", "config.json", "model.safetensors")
+    cached(cache, "dataset", "data/train.parquet")
+    assert contents.model(model("owner/name")).hash == f"hub:owner/name@{COMMIT}"
+    assert contents.model(model("owner/name", revision=COMMIT)).hash == f"hub:owner/name@{COMMIT}"
+    found = contents.data(data("owner/name", name="all", split="test"))
+    assert (found.hash, found.path) == (f"hub:owner/name@{COMMIT}:all:test", None)
+
+
+def test_another_revision_or_a_model_without_weights_is_not_in_the_cache(contents, cache):
+    cached(cache, "model", "config.json")
+    assert "HF_HUB_OFFLINE" in contents.model(model("owner/name")).unresolved
+    cached(cache, "model", "model.safetensors")
+    assert "owner/name@v2" in contents.model(model("owner/name", revision="v2")).unresolved
+
+
+class Answer:
+    def __init__(self, gated):
+        self.gated, self.sha = gated, COMMIT
+
+
+def test_the_hub_is_asked_where_it_may_be_and_a_gated_model_needs_a_token(contents, cache, monkeypatch):
+    from huggingface_hub import HfApi
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(HfApi, "model_info", lambda self, name, **more: Answer("manual" if "gated" in name else False))
+    assert contents.model(model("owner/name")).hash == f"hub:owner/name@{COMMIT}"
+    assert "HF_TOKEN" in contents.model(model("owner/gated")).unresolved
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert contents.model(model("owner/gated")).hash == f"hub:owner/gated@{COMMIT}"
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(contents, cache, monkeypatch):
+    from huggingface_hub import HfApi
+
+    asked = []
+
+    def fail(self, name, **more):
+        asked.append(name)
+        raise ConnectionError("no route")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    for name in ("owner/a", "owner/b"):
+        assert "cannot be reached" in contents.model(model(name)).unresolved
+    assert asked == ["owner/a"]
+
+
+def test_looking_names_up_loads_no_heavy_library(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.record.contents import Contents\n"
+        "from trainables._settings import DataSettings, ModelSettings\n"
+        "c = Contents(Path(sys.argv[1])); c.model(ModelSettings(path='builtin:mini'))\n"
+        "assert c.model(ModelSettings(path='owner/name')).unresolved\n"
+        "c.data(DataSettings(path='builtin:chat')); c.data(DataSettings(path='owner/name'))\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'ray', 'mlflow') if m in sys.modules])"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "[]", done.stderr
