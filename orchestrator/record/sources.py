@@ -25,6 +25,7 @@ class Sources:
     def __init__(self, contents: Contents, ledger: Ledger, registry: Registry | None = None):
         self.contents, self.ledger = contents, ledger
         self.registry = registry or installed()
+        self._paths: dict[str, Path | None] = {}
 
     def job(self, trial: PlannedTrial) -> Job:
         """What a worker needs to train this trial. Raises MissingDataError where the model or data is not there."""
@@ -98,11 +99,11 @@ class Sources:
             settings = planned.heldout_of or trial.settings.data
             assert settings is not None, "held-out rows are those of a trial with data"
             return self._heldout(settings)
-        key = f"evals.{planned.name}.data"
-        content = self.contents.data(DataSettings(path=planned.data))
+        named, key = DataSettings(path=planned.data), f"evals.{planned.name}.data"
+        content = self.contents.data(named, "eval", key)
         if content.unresolved:
             raise MissingDataError(f"{key}: {content.unresolved}")
-        return content.path, content.hash or ""
+        return self._path(named), content.hash or ""
 
     def _heldout(self, data: DataSettings) -> tuple[Path, str]:
         """The held-out conversations of some data, in a file of their own; the hash names what they follow from, so
@@ -123,5 +124,11 @@ class Sources:
 
     def _local(self, data: DataSettings) -> DataSettings:
         """The same data by the path that a worker reads; a hub data set keeps its id."""
-        path = self.contents.data(data).path
+        path = self._path(data)
         return data if path is None else data.model_copy(update={"path": str(path)})
+
+    def _path(self, data: DataSettings) -> Path | None:
+        """The file or folder behind a name; built-in data is written to the cache, once."""
+        if data.path not in self._paths:
+            self._paths[data.path] = self.contents.data_path(data)
+        return self._paths[data.path]

@@ -83,26 +83,6 @@ def test_every_trial_and_its_base_are_scored_and_reported(finished):
     assert (report / "report.md").stat().st_size > 1000
 
 
-def test_an_eval_overlapped_the_training_of_another_trial(finished):
-    """Ray's own list of tasks says when each eval ran; train.json says when each trial did."""
-    from ray.util.state import list_tasks
-
-    evals = [
-        (task.name.split(":")[2], task.start_time_ms / 1000, task.end_time_ms / 1000)
-        for task in list_tasks(detail=True, limit=10_000)
-        if task.name and task.name.startswith("eval:ifeval") and task.end_time_ms
-    ]
-    fits = {line["id"]: line["time"] for line in finished.journal() if line["kind"] == "fit"}
-    spans = {row["id"]: (fits[row["id"]], row["record"]["finished"]) for row in finished.results()["rows"][1:]}
-    overlaps = [
-        (name, other)
-        for name, start, end in evals
-        for other, (began, ended) in spans.items()
-        if name != other and start < ended and began < end
-    ]
-    assert overlaps, (evals, spans)
-
-
 def test_mlflow_holds_the_tree(finished):
     from mlflow import MlflowClient
 
@@ -156,3 +136,23 @@ def test_a_flipped_byte_of_the_data_costs_all_trials(finished):
     assert (code, fits, evals) == (0, 3, 3)
     rows.write_text(text)
     assert finished.run() == (0, 0, 0)
+
+
+def test_an_eval_overlaps_the_training_of_another_trial(finished):
+    """Slow evals of what is trained already, and one trial to train: Ray's own list of tasks says when each ran."""
+    from ray.util.state import list_tasks
+
+    slow = ("evals.ifeval.batch_size=1", "evals.ifeval.limit=90", "evals.ifeval.max_new_tokens=64")
+    new = "search.axes.train.learning_rate=[5e-3]"
+    before = {task.task_id for task in list_tasks(limit=10_000)}
+    sets = [word for item in (*slow, new) for word in ("--set", item)]
+    assert finished.run(*sets) == (0, 1, 3)
+
+    tasks = [task for task in list_tasks(detail=True, limit=10_000) if task.task_id not in before and task.end_time_ms]
+    evals = [task for task in tasks if task.name.startswith("eval:ifeval:")]
+    workers = [task for task in tasks if task.name.startswith("RayTrainWorker")]
+    spans = {(task.actor_id, task.start_time_ms, task.end_time_ms) for task in workers}
+    assert evals
+    assert spans
+    began, ended = min(start for _, start, _ in spans), max(end for _, _, end in spans)
+    assert any(task.start_time_ms < ended and began < task.end_time_ms for task in evals), (evals, spans)
