@@ -1,4 +1,4 @@
-"""What a trial will take, before it runs: steps, parameters, memory of a device, disk. None stands for not known here."""
+"""What a trial will take, before it runs: steps, parameters, memory of a device, disk. None: not known here."""
 
 import math
 from collections.abc import Mapping
@@ -36,8 +36,11 @@ class Estimate:
 
 
 def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, Any] | None) -> Estimate:
-    """Estimate one trial. `rows`: rows in its data, at most `max_rows`; `shapes`: sizes of its model (parameters, hidden,
-    layers, heads, kv_heads, head_dim, intermediate, vocab)."""
+    """Estimate one trial.
+
+    `rows`: rows in its data, at most `max_rows`; `shapes`: sizes of its model (parameters, hidden, layers, heads,
+    kv_heads, head_dim, intermediate, vocab).
+    """
     parameters = shapes["parameters"] if shapes else None
     if settings.method == NO_METHOD or settings.data is None:
         return Estimate(parameters=parameters)

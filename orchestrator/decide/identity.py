@@ -1,4 +1,4 @@
-"""Ids: the first 16 hex digits of the SHA-256 of canonical JSON of all that determines a result, and of nothing else."""
+"""Ids: first 16 hex digits of the SHA-256 of canonical JSON of all that determines a result, and of nothing else."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -28,22 +28,22 @@ def objective_of(
     if isinstance(written, str):
         written = {"metric": written}
     if written is None or written == {}:
-        metric = next(iter(yielded), "train/heldout_loss")
-        return Objective(metric=metric, direction=known[metric]), []
+        first = next(iter(yielded), "train/heldout_loss")
+        return Objective(metric=first, direction=known[first]), []
     if not isinstance(written, Mapping):
         return None, [Mistake("objective", written, "must be a block of keys", "Write `objective: {metric: NAME}`.")]
-    metric = written.get("metric")
-    direction = known.get(metric) if isinstance(metric, str) else None
+    given = {key: value for key, value in written.items() if value is not None}
+    named = given.get("metric")
     # Any direction will do while the rest is checked: a metric that is not there is told below.
-    found, mistakes = validate(Objective, {"direction": direction or "max", **written}, "objective")
+    direction = known.get(named, "max") if isinstance(named, str) else "max"
+    found, mistakes = validate(Objective, {"direction": direction, **given}, "objective")
     mistakes = [_with_default(item, known) for item in mistakes]
-    if isinstance(metric, str) and metric not in known:
-        family = metric.partition("/")[0]
+    if isinstance(named, str) and named not in known:
+        family = named.partition("/")[0]
         if isinstance(asked, Mapping) and family in asked and family not in evals and family in registry.evals:
-            return None, mistakes
-        mistakes.append(
-            Mistake("objective.metric", metric, "no eval of this file yields it", _way_out(metric, known, registry))
-        )
+            return None, mistakes  # what is wrong with the eval is told at the eval
+        fix = _way_out(named, known, registry)
+        mistakes.append(Mistake("objective.metric", named, "no eval of this file yields it", fix))
     return (None if mistakes else found), mistakes
 
 

@@ -18,10 +18,13 @@ class Search(Settings):
     """Which trials there are."""
 
     kind: Literal["list", "grid", "one_at_a_time", "random"] = "list"
-    """`list`: the trials as written; `grid`: all combinations; `one_at_a_time`: the file's own values, then each value of each axis in turn; `random`: `samples` draws."""
-    axes: dict[str, Any] = {}
-    """Dotted key -> its values. Keys that move together: `"lora.rank, lora.alpha": [[8, 16], [16, 32]]`. For `random` also {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]}, {quniform: [low, high, step]}, {choice: [...]}."""
-    trials: list[dict[str, Any]] = []
+    """`list`: the trials as written; `grid`: all combinations; `one_at_a_time`: the file's own values, then each value
+    of each axis in turn; `random`: `samples` draws."""
+    axes: dict[str, Any] = Field(default_factory=dict)
+    """Dotted key -> its values. Keys that move together: `"lora.rank, lora.alpha": [[8, 16], [16, 32]]`. For `random`
+    also {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]}, {quniform: [low, high, step]} and
+    {choice: [...]}."""
+    trials: list[dict[str, Any]] = Field(default_factory=list)
     """For `list`: partial overrides of the file, nested or dotted, each with an optional `name`."""
     samples: int | None = Field(None, ge=1)
     """For `random`: how many trials to draw."""
@@ -73,14 +76,14 @@ class Tracking(Settings):
 
 
 class TrialSettings(Settings):
-    """One trial, resolved: all that is needed to run it. `blocks` holds the method's validated settings as plain dicts."""
+    """One trial, resolved: all that is needed to run it. `blocks` holds the method's settings, validated, as dicts."""
 
     method: str
     adapter: str | None = None
     model: ModelSettings
     data: DataSettings | None = None
     train: TrainSettings = TrainSettings()
-    blocks: dict[str, dict[str, Any]] = {}
+    blocks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     resources: Resources = Resources()
     seed: int = 0
 
@@ -115,10 +118,10 @@ class Sweep(Head):
     """The file's own model; None where every trial names its own."""
     data: DataSettings | None = None
     train: TrainSettings
-    blocks: dict[str, dict[str, Any]] = {}
+    blocks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """The file's method blocks, validated, as plain dictionaries."""
     search: Search = Search()
-    evals: dict[str, Any] = {}
+    evals: dict[str, Any] = Field(default_factory=dict)
     """Eval name -> its validated Config."""
     objective: Objective
     resources: Resources = Resources()

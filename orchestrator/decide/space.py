@@ -17,7 +17,7 @@ SIGNIFICANT_DIGITS = 6
 
 @dataclass(frozen=True)
 class Distribution:
-    """Where the values of a `random` axis come from: `uniform`, `loguniform`, `randint`, `quniform` with their bounds."""
+    """Where the values of a `random` axis come from: uniform, loguniform, randint or quniform, with their bounds."""
 
     kind: str
     bounds: tuple[float, ...]
@@ -52,7 +52,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its name as in the file, and either its steps (each sets one or more keys) or a distribution of one key."""
+    """One axis: its name as in the file, and its steps (each sets one or more keys) or the distribution of one key."""
 
     name: str
     steps: tuple[Overrides, ...] = ()

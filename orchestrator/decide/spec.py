@@ -184,7 +184,7 @@ def _checked(
         adapter=merged.get("adapter"),
         model=parts.get("model"),
         data=parts.get("data"),
-        train=parts.get("train") or TrainSettings(),
+        train=parts.get("train") or validate(TrainSettings, {}, "train")[0],
         blocks={name: parts[name].model_dump(mode="json") for name in own if parts.get(name) is not None},
         search=parts.get("search") or Search(),
         evals=evals,

@@ -61,6 +61,8 @@ def expand(base: Mapping[str, Any], search: Search, seeds: tuple[int, ...], regi
     found, axes, mistakes = points(search, keys, baseline)
     trials: list[Resolved] = []
     for point in found:
+        if point.place and any(f"{item.key}.".startswith(f"{point.place}.") for item in mistakes):
+            continue  # one mistake is not to be told again in other words
         label = label_of(point, found, str(base.get("method", "")))
         merged = expand_shorthand(lay(base, point.overrides))
         for seed in seeds:

@@ -1,0 +1,128 @@
+"""Asks a catalogue what a sweep names, and turns its answers into hashes, mistakes and what this machine lacks."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
+
+from orchestrator.decide.estimate import Estimate, estimate
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.decide.space import canonical
+from orchestrator.errors import MissingDataError, Mistake
+from orchestrator.registry import NO_METHOD
+from trainables._settings import DataSettings, ModelSettings
+
+HELDOUT = "heldout"
+"""An eval's `data` of this name means the rows that its trial held out of training."""
+
+Found = TypeVar("Found")
+
+
+class Known(Protocol):
+    """What is known of a name on this machine."""
+
+    @property
+    def hash(self) -> str | None:
+        """Hash of the content; None where it is not known."""
+
+    @property
+    def unresolved(self) -> str | None:
+        """Why the content cannot be had; None where it can."""
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of data, `max_rows` applied; None where that is not known."""
+
+
+class Catalogue(Protocol):
+    """Looks up what a sweep names. Each raises MissingDataError for what cannot be right anywhere."""
+
+    def model(self, settings: ModelSettings, /) -> Known:
+        """The base model, its chat template where the file names one included."""
+
+    def adapter(self, path: str, /) -> Known:
+        """An adapter."""
+
+    def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Known:
+        """Rows to train on or to score."""
+
+    def shapes(self, settings: ModelSettings, /) -> Mapping[str, Any] | None:
+        """Sizes of the model, `parameters` among them."""
+
+    def tokenizer_warning(self, settings: ModelSettings, /) -> str | None:
+        """One line where two ways to read the tokenizer differ."""
+
+
+class Lookup:
+    """Asks the catalogue, and turns what it raises into mistakes at their keys."""
+
+    def __init__(self, contents: Catalogue, mistakes: list[Mistake]):
+        self.contents, self.mistakes = contents, mistakes
+        self.unresolved: list[str] = []
+
+    def ask(self, key: str, question: Callable[[], Found]) -> Found | None:
+        """The answer, or None with the mistake noted."""
+        try:
+            return question()
+        except MissingDataError as error:
+            text = str(error).removeprefix(f"{key}: ").rstrip(".")
+            mistake = Mistake(key, None, text)
+            if mistake not in self.mistakes:
+                self.mistakes.append(mistake)
+            return None
+
+    def known(self, key: str, question: Callable[[], Known]) -> dict[str, str]:
+        """{key: hash} where the hash is known; what is not resolved is noted."""
+        found = self.ask(key, question)
+        if found is None:
+            return {}
+        if found.unresolved:
+            self.unresolved.append(f"{key}: {found.unresolved.removeprefix(f'{key}: ')}")
+        return {key: found.hash} if found.hash else {}
+
+    def contents_of(self, settings: TrialSettings) -> dict[str, str]:
+        """Hashes of all that one trial names, by dotted key."""
+        known = self.known("model.path", lambda: self.contents.model(settings.model))
+        adapter, data = settings.adapter, settings.data
+        if adapter is not None:
+            known |= self.known("adapter", lambda: self.contents.adapter(adapter))
+        if data is not None and settings.method != NO_METHOD:
+            known |= self.known("data.path", lambda: self.contents.data(data))
+        return known
+
+    def estimate_of(self, settings: TrialSettings) -> Estimate:
+        """What one trial takes, as far as that can be known here."""
+        data, rows = settings.data, None
+        if data is not None and settings.method != NO_METHOD:
+            found = self.ask("data.path", lambda: self.contents.data(data))
+            rows = found.rows if found else None
+        shapes = self.ask("model.path", lambda: self.contents.shapes(settings.model))
+        return estimate(settings, rows=rows, shapes=shapes)
+
+    def tokenizer_warnings(self, trials: list[TrialSettings]) -> list[str]:
+        """Where `model.tokenizer` auto and file give other ids, one line per model."""
+        models = {canonical(trial.model.model_dump(mode="json")): trial.model for trial in trials}
+        found = [self.ask("model.path", partial(self.contents.tokenizer_warning, model)) for model in models.values()]
+        return list(dict.fromkeys(text for text in found if text))
+
+    def check_evals(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> None:
+        """Whether the data of each eval is there."""
+        for name, config in evals.items():
+            data = getattr(config, "data", None)
+            key = f"evals.{name}.data"
+            if data == HELDOUT:
+                self._check_heldout(key, trials)
+            elif isinstance(data, str):
+                settings = DataSettings(path=data)
+                self.known(key, partial(self.contents.data, settings, kind="eval", key=key))
+
+    def _check_heldout(self, key: str, trials: list[TrialSettings]) -> None:
+        if any(settings.data is None for settings in trials):
+            fix = "Write `data:` in the file, or name a file for the eval."
+            self.mistakes.append(Mistake(key, HELDOUT, "there is no data to hold rows out of", fix))
+        elif any(settings.data and settings.data.heldout == 0 for settings in trials):
+            fix = "Set data.heldout above 0, or name a file for the eval."
+            self.mistakes.append(Mistake(key, HELDOUT, "data.heldout is 0, so no rows are held out", fix))
+        for settings in trials:
+            # Trials that train have asked for their data already.
+            if settings.data is not None and settings.method == NO_METHOD:
+                self.known("data.path", partial(self.contents.data, settings.data))
