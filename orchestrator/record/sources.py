@@ -13,7 +13,7 @@ from orchestrator.record.ledger import Ledger, write_text
 from orchestrator.record.records import TrialRecord
 from orchestrator.record.tasks import EvalTask
 from orchestrator.registry import Registry, installed
-from trainables._settings import DataSettings, Job
+from trainables._settings import DataSettings, Job, ModelSettings
 
 HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
@@ -38,7 +38,7 @@ class Sources:
         return Job(
             trial_id=trial.id,
             method=settings.method,
-            model=settings.model,
+            model=self._pinned(settings.model),
             data=self._local(settings.data),
             train=settings.train,
             seed=settings.seed,
@@ -57,7 +57,11 @@ class Sources:
         if model.unresolved:
             raise MissingDataError(f"model.path: {model.unresolved}")
         bos = settings.data.bos if settings.data else "template"
-        return reference(settings.model, bos=bos, base_hash=model.hash, adapter=settings.adapter)
+        adapter = self.contents.adapter(settings.adapter) if settings.adapter else None
+        if adapter is not None and adapter.unresolved:
+            raise MissingDataError(f"adapter: {adapter.unresolved}")
+        folder = str(adapter.path) if adapter and adapter.path else settings.adapter
+        return reference(self._pinned(settings.model), bos=bos, base_hash=model.hash, adapter=folder)
 
     def tasks(self, trial: PlannedTrial, record: TrialRecord) -> list[EvalTask]:
         """The evals of a trained trial, with their ids."""
@@ -121,6 +125,18 @@ class Sources:
             lines = [json.dumps({"conversations": row}, ensure_ascii=False) + "\n" for row in rows]
             write_text(path, "".join(lines))
         return path, digest
+
+    def _pinned(self, model: ModelSettings) -> ModelSettings:
+        """The same model by a path that holds in any folder, or by the very commit that was hashed."""
+        changes: dict[str, str] = {}
+        content = self.contents.model(model)
+        if model.chat_template is not None:
+            changes["chat_template"] = str(Path(model.chat_template).expanduser().absolute())
+        if content.hash and content.hash.startswith("hub:"):
+            changes["revision"] = content.hash.rpartition("@")[2]
+        elif content.path is not None and Path(model.path).expanduser().exists():
+            changes["path"] = str(content.path)
+        return model.model_copy(update=changes)
 
     def _local(self, data: DataSettings) -> DataSettings:
         """The same data by the path that a worker reads; a hub data set keeps its id."""
