@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -150,7 +151,9 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     report = write_report(results, folder)
     experiment.mirror(results, [report, folder / "report.md", folder / "results.json"], arguments.file)
 
-    print(to_text(final_table(results), color=sys.stdout.isatty()))
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    print(to_text(final_table(results), width=width, color=terminal))
     print(f"report   {report}")
     if experiment.tracker is not None:
         print(f"mlflow   {view_command(uri, experiment.tracker.experiment_id)}")

@@ -37,8 +37,9 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path, sweep: str):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # Alembic lists every migration of a fresh database otherwise.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        # Every step of making a fresh database is told otherwise.
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
         self.uri, self.sweep = uri, sweep
