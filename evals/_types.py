@@ -82,6 +82,8 @@ class Subject(Protocol):
     """Longest input the model takes, in tokens."""
     stop_token_ids: Sequence[int]
     """Generation ends at any of these: the template's end-of-turn token and EOS."""
+    stop_strings: Sequence[str]
+    """Ends of turn that the tokenizer has no token for; mostly empty."""
 
     def prompt(self, messages: Sequence[Message], role: str = "assistant") -> str:
         """The text up to where `role` would begin to speak next."""

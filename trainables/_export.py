@@ -89,6 +89,8 @@ class Loaded:
     max_length: int
     stop_token_ids: tuple[int, ...]
     bos: str
+    stop_strings: tuple[str, ...] = ()
+    """Ends of turn that the tokenizer has no token for."""
     description: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -134,8 +136,8 @@ def with_bos(ids: list[int], bos_id: int | None, rule: str) -> list[int]:
 
 def load(folder: Path) -> Loaded:
     """Load an export. Raises ValueError when it is incomplete, or its tokenizer no longer gives the ids it gave."""
-    from trainables._model import place, versions
-    from trainables._tokenizer import load_tokenizer, probe, stop_token_ids
+    from trainables._model import load_model, model_source, place, versions
+    from trainables._tokenizer import load_tokenizer, probe, stop_strings, stop_token_ids
 
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -153,8 +155,6 @@ def load(folder: Path) -> Loaded:
         trust_remote_code=description["trust_remote_code"],
     )
     placement = place(settings)
-    from trainables._model import load_model, model_source
-
     tokenizer = load_tokenizer(
         model_source(settings.path),
         settings.tokenizer,
@@ -180,6 +180,7 @@ def load(folder: Path) -> Loaded:
         max_length=int(limit),
         stop_token_ids=tuple(stop_token_ids(tokenizer)),
         bos=description["bos"],
+        stop_strings=stop_strings(tokenizer),
         description=description,
         environment={
             "device": placement.device,

@@ -154,6 +154,20 @@ def edges(tokenizer: Any) -> dict[int, str]:
 def end_of_turn(tokenizer: Any) -> int | None:
     """The token that the template writes behind an assistant's text, found by rendering; None where it is plain
     text."""
+    footer = _footer(tokenizer)
+    added = set(tokenizer.added_tokens_decoder)
+    ids = tokenizer(footer, add_special_tokens=False)["input_ids"] if footer else []
+    return next((int(index) for index in ids if index in added), None)
+
+
+def stop_strings(tokenizer: Any) -> tuple[str, ...]:
+    """The text that ends a turn, where the template writes it and the tokenizer has no token for it; else nothing."""
+    footer = _footer(tokenizer).strip()
+    return (footer,) if footer and end_of_turn(tokenizer) is None else ()
+
+
+def _footer(tokenizer: Any) -> str:
+    """What the template writes behind an assistant's text."""
     mark = "\ue000"
     user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": mark}
     for messages in ([user, assistant], [assistant]):
@@ -163,10 +177,8 @@ def end_of_turn(tokenizer: Any) -> int | None:
             continue
         _, found, footer = text.rpartition(mark)
         if found:
-            added = set(tokenizer.added_tokens_decoder)
-            ids = tokenizer(footer, add_special_tokens=False)["input_ids"] if footer else []
-            return next((int(index) for index in ids if index in added), None)
-    return None
+            return footer
+    return ""
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:

@@ -183,3 +183,12 @@ def test_a_saved_tokenizer_read_as_a_file_gives_the_ids_and_the_template_it_had(
     assert again.chat_template == tokenizer.chat_template
     assert stop_token_ids(again) == stop_token_ids(tokenizer)
     assert (again.bos_token_id, again.pad_token_id) == (tokenizer.bos_token_id, tokenizer.pad_token_id)
+
+
+def test_a_turn_that_ends_in_plain_text_stops_generation_by_that_text(shared_file):
+    from trainables._tokenizer import load_tokenizer, stop_strings
+
+    without_chatml = load_tokenizer(shared_file("tinystories-656k"), "file")
+    assert stop_strings(without_chatml) == ("<|im_end|>",)
+    with_chatml = load_tokenizer(shared_file("smollm2-135m-tokenizer"))
+    assert stop_strings(with_chatml) == ()
