@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from orchestrator.decide.fields import validate
 from orchestrator.decide.settings import TrialSettings
@@ -20,20 +21,30 @@ def digest(value: Any) -> str:
 
 
 def result_fields(model: BaseModel, axes: Iterable[str] = (), at: str = "") -> dict[str, Any]:
-    """The fields of a block that change what comes out, typed; an `execution` field only where it is an axis."""
+    """The fields of a block that change what comes out, typed; an `execution` field only where it is an axis.
+
+    A field at its default is left out, so that a field added later changes no id. A default that changes does change
+    results: the golden test of defaults says so, and VERSION is raised with it.
+    """
     named = set(axes)
     kept: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         key = f"{at}.{name}" if at else name
-        extra = field.json_schema_extra
-        if isinstance(extra, Mapping) and extra.get("role") == "execution" and key not in named:
+        if is_execution(field) and key not in named:
             continue
         value = getattr(model, name)
         if isinstance(value, BaseModel):
-            kept[name] = result_fields(value, named, key)
-        else:
+            if inner := result_fields(value, named, key):
+                kept[name] = inner
+        elif key in named or field.is_required() or value != field.get_default(call_default_factory=True):
             kept[name] = model.model_dump(mode="json", include={name})[name]
     return kept
+
+
+def is_execution(field: FieldInfo) -> bool:
+    """Whether a field only says how the work is done."""
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and extra.get("role") == "execution"
 
 
 def trial_id(
@@ -62,9 +73,11 @@ def trial_id(
     blocks = {}
     for name, config in registry.blocks(settings.method).items():
         block = validate(config, settings.blocks[name], name)[0] if name in settings.blocks else None
-        fields = result_fields(block, axes, name) if block is not None else {}
-        if fields:
-            blocks[name] = fields
+        # A block that is there with nothing but defaults still says something; one that only says how does not.
+        if block is not None:
+            fields = result_fields(block, axes, name)
+            if fields or not all(is_execution(field) for field in config.model_fields.values()):
+                blocks[name] = fields
     return digest(
         {
             "method": settings.method,
