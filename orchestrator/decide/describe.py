@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.decide.plan import Plan, PlannedTrial
 
-GB = 1 << 30
+GB = 10**9
 HEAD = ("id", "trial", "steps", "rows", "batch", "parameters", "memory", "card", "disk")
 NUMBERS = frozenset({2, 3, 5, 6, 7, 8})
 """Columns that are aligned to the right."""
@@ -87,4 +87,4 @@ def _number(value: int | None) -> str:
 def _bytes(value: int | None) -> str:
     if value is None:
         return "-"
-    return f"{value / GB:.1f} GB" if value >= GB / 10 else f"{value / (1 << 20):.1f} MB"
+    return f"{value / GB:.1f} GB" if value >= GB / 10 else f"{value / 10**6:.1f} MB"

@@ -121,12 +121,12 @@ def _with_sets(merged: dict[str, Any], sets: Sequence[str]) -> tuple[dict[str, A
         if key.startswith("profiles"):
             mistakes.append(Mistake("--set", text, "a profile cannot be set", "Choose one with --profile."))
         elif key.startswith("search.axes."):
-            axes = get(merged, "search.axes")
-            axis = key.removeprefix("search.axes.")
-            kept = {
-                name: values for name, values in dict(axes if isinstance(axes, Mapping) else {}).items() if name != axis
-            }
-            merged = merge(merged, nested("search.axes", kept if value is None else {**kept, axis: value}))
+            found = get(merged, "search.axes")
+            axes = dict(found) if isinstance(found, Mapping) else {}
+            axes[key.removeprefix("search.axes.")] = value
+            merged = merge(
+                merged, nested("search.axes", {name: item for name, item in axes.items() if item is not None})
+            )
         else:
             merged = merge(merged, expand_shorthand(nested(key, value)))
             raw[key] = written

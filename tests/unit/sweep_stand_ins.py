@@ -63,6 +63,12 @@ def registry(sft_version=1, **changes):
 
 REGISTRY = registry()
 
+SIZES = {
+    "parameters": 100_000, "hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 128,
+    "vocab": 256,
+}  # fmt: skip
+"""What a catalogue says of every model."""
+
 HEAD = """
 name: test
 model: {path: some/model}
@@ -115,8 +121,7 @@ class Catalogue:
     def shapes(self, settings):
         if settings.path in self.lacking:
             return None
-        sizes = dict(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256)
-        return {"parameters": 100_000, **sizes}
+        return {**SIZES}
 
     def tokenizer_warning(self, settings):
         return None

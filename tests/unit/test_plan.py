@@ -23,7 +23,7 @@ def wrong(text, catalogue=None, **arguments):
     return {mistake.key: str(mistake) for mistake in caught.value.mistakes}
 
 
-# -- ids ----------------------------------------------------------------------------------------------------------------
+# -- ids -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_trial_without_training_does_not_depend_on_training():
     assert len(plan_of("method: none\nseeds: [0, 1]\n").trials) == 1
 
 
-# -- base rows ----------------------------------------------------------------------------------------------------------
+# -- base rows -------------------------------------------------------------------------------------------------------
 
 
 def test_trials_share_one_base_row_where_they_read_the_model_alike():
@@ -173,7 +173,7 @@ def test_an_adapter_is_compared_with_its_model():
     assert plan.bases[0].settings.adapter is None
 
 
-# -- what is said -------------------------------------------------------------------------------------------------------
+# -- what is said ----------------------------------------------------------------------------------------------------
 
 
 def test_the_plan_knows_its_axes_with_the_baseline_first():

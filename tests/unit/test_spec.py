@@ -71,7 +71,7 @@ profiles: {demo: {train: {epochs: 5}}}
     sweep = read(text, sets=["train.epochs=7", "evals.quiz.limit=2", "search.axes.train.epochs=[3]", "seeds=[1,2]"])
     assert sweep.train.epochs == 7
     assert sweep.evals["quiz"].limit == 2
-    assert sweep.search.axes == {"train.epochs": [3], "train.learning_rate": [1e-3]}
+    assert list(sweep.search.axes.items()) == [("train.epochs", [3]), ("train.learning_rate", [1e-3])]
     assert sweep.seeds == (1, 2)
 
 
