@@ -36,7 +36,7 @@ def result_fields(model: BaseModel, axes: Iterable[str] = (), at: str = "") -> d
         if isinstance(value, BaseModel):
             if inner := result_fields(value, named, key):
                 kept[name] = inner
-        elif key in named or field.is_required() or value != field.get_default(call_default_factory=True):
+        elif is_execution(field) or field.is_required() or value != field.get_default(call_default_factory=True):
             kept[name] = model.model_dump(mode="json", include={name})[name]
     return kept
 

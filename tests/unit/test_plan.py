@@ -107,6 +107,15 @@ def test_a_value_added_to_an_axis_adds_one_trial():
     assert len(set(more)) == 3
 
 
+def test_an_axis_added_to_a_sweep_leaves_the_trials_that_were_there():
+    less = "search: {kind: one_at_a_time, axes: {train.epochs: [1]}}"
+    more = (
+        "search: {kind: one_at_a_time, axes: {train.epochs: [1], train.learning_rate: [1e-3], model.dtype: [float32]}}"
+    )
+    assert ids(more)[:2] == ids(less)
+    assert plan_of(more).bases[0].id == plan_of(less).bases[0].id
+
+
 def test_trials_that_come_to_the_same_are_refused():
     same = Catalogue(hashes={"a.jsonl": "x", "b.jsonl": "x"})
     found = wrong("search: {kind: grid, axes: {data.path: [a.jsonl, b.jsonl]}}", same)
