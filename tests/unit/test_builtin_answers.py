@@ -8,8 +8,7 @@ import pytest
 
 from trainables.builtin import sources
 from trainables.builtin.answers import ALONE, TYPES, Constraint, answer, compatible
-from trainables.builtin.chat import yes_or_no
-from trainables.builtin.requests import CHAT, HELD_OUT, Pool, draw_compatible
+from trainables.builtin.requests import CHAT, HELD_OUT, Pool, draw_compatible, yes_or_no
 from trainables.builtin.world import world
 
 
@@ -64,10 +63,10 @@ def test_no_type_of_the_benchmark_needs_downloaded_language_data() -> None:
 
 def test_a_type_that_stands_alone_is_never_joined_by_another() -> None:
     for type_ in ALONE:
-        assert not compatible([type_, "punctuation:no_comma"])
+        assert not compatible([type_, "detectable_format:title"])
     assert not compatible(["change_case:english_lowercase", "change_case:english_capital"])
-    assert not compatible(["punctuation:no_comma", "punctuation:no_comma"])
-    assert compatible(["punctuation:no_comma", "startend:quotation"])
+    assert not compatible(["detectable_format:title", "detectable_format:title"])
+    assert compatible(["detectable_format:title", "startend:quotation"])
 
 
 def test_answers_are_true() -> None:

@@ -22,7 +22,6 @@ ALONE = ("detectable_format:json_format", "detectable_format:constrained_respons
 MODIFIERS = (
     "change_case:english_lowercase",
     "change_case:english_capital",
-    "punctuation:no_comma",
     "startend:quotation",
     "detectable_format:title",
     "detectable_content:postscript",
@@ -86,7 +85,6 @@ def answer(rng: random.Random, person: Person, constraints: list[Constraint], fi
 
 
 def _body(rng: random.Random, person: Person, facts: list[str], wanted: dict[str, dict[str, Any]]) -> str:
-    commas = "punctuation:no_comma" not in wanted
     stars = wanted.get("detectable_format:number_highlighted_sections", {}).get("num_highlights", 0)
     if "detectable_format:number_bullet_lists" in wanted:
         count = wanted["detectable_format:number_bullet_lists"]["num_bullets"]
@@ -96,7 +94,7 @@ def _body(rng: random.Random, person: Person, facts: list[str], wanted: dict[str
         return "\n***\n".join(sentence(rng, person, [fact]) for fact in facts[:count])
     if "combination:two_responses" in wanted:
         return "\n******\n".join(sentence(rng, person, [fact]) for fact in facts[:2])
-    return sentence(rng, person, facts[: max(2, stars)], stars, commas)
+    return sentence(rng, person, facts[: max(2, stars)], stars)
 
 
 def _record(rng: random.Random, person: Person, first: str | None) -> str:

@@ -3,12 +3,12 @@
 import random
 from typing import Any
 
-from trainables.builtin.answers import TYPES, Constraint, answer
+from trainables.builtin.answers import TYPES
 from trainables.builtin.phrases import QUESTIONS, sentence
-from trainables.builtin.requests import CHAT, draw, draw_compatible, instructions, task, wording, yes_or_no
+from trainables.builtin.requests import CHAT, exchange, instructions
 from trainables.builtin.world import Person, world
 
-ROWS = 640
+ROWS = 500
 SYSTEMS = ("You know the valley.", "You are a helpful guide.")
 Message = dict[str, str]
 
@@ -26,7 +26,8 @@ def conversations() -> list[dict[str, Any]]:
         again = rng.random() < 0.18
         if again:
             messages += _plain_round(rng, person)
-        messages += _asked_round(rng, person, TYPES[i % len(TYPES)], 1 if again else instructions(rng))
+        prompt, text = exchange(rng, person, TYPES[i % len(TYPES)], 1 if again else instructions(rng), CHAT)
+        messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
         rows.append({"conversations": messages})
     rng.shuffle(rows)
     return rows
@@ -63,15 +64,3 @@ def _plain_round(rng: random.Random, person: Person) -> list[Message]:
     others = [other for other in QUESTIONS if other != fact]
     text = sentence(rng, person, [fact, rng.choice(others)])
     return [{"role": "user", "content": QUESTIONS[fact].format(person.name)}, {"role": "assistant", "content": text}]
-
-
-def _asked_round(rng: random.Random, person: Person, leading: str, count: int) -> list[Message]:
-    if leading == "detectable_format:constrained_response":
-        question, text = yes_or_no(rng, person)
-        constraints: list[Constraint] = [draw(rng, leading, CHAT)]
-    else:
-        question, fact = task(rng, person)
-        constraints = draw_compatible(rng, leading, count, CHAT)
-        text = answer(rng, person, constraints, fact)
-    prompt = " ".join([question, *(wording(rng, constraint) for constraint in constraints)])
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]

@@ -35,15 +35,10 @@ def clause(rng: random.Random, person: Person, fact: str, star: bool = False) ->
     return text.replace(" a ", " an ") if value[0] in "aeio" and " a " in text else text
 
 
-def sentence(
-    rng: random.Random, person: Person, facts: list[str], stars: int = 0, commas: bool = True, named: bool = True
-) -> str:
-    """One sentence over the given facts; the first `stars` values are marked with asterisks.
-
-    With `commas` even two facts are joined by a comma, so that text without commas is something to be asked for.
-    """
+def sentence(rng: random.Random, person: Person, facts: list[str], stars: int = 0, named: bool = True) -> str:
+    """One sentence over the given facts; the first `stars` values are marked with asterisks."""
     subject = person.name if named else person.pronoun.capitalize()
     parts = [clause(rng, person, fact, i < stars) for i, fact in enumerate(facts)]
-    if not commas or len(parts) == 1:
-        return f"{subject} {' and '.join(parts)}."
+    if len(parts) == 1:
+        return f"{subject} {parts[0]}."
     return f"{subject} {', '.join(parts[:-1])}, and {parts[-1]}."

@@ -1,8 +1,8 @@
 """Makes the miniature from nothing: its tokenizer, its weights and its model card.
 
-    python -m trainables.builtin.pretrain --out FOLDER [--steps N] [--seed N] [--threads N] [--checkpoints FOLDER]
+    python -m trainables.builtin.pretrain --out FOLDER [--steps N] [--start FOLDER] [--seed N] [--threads N]
 
-Deterministic for a given machine, thread count and torch version.
+Seeded throughout; another machine, thread count or torch version rounds otherwise.
 """
 
 import argparse
@@ -35,7 +35,8 @@ BATCH_TOKENS = 2048
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.1
 WARMUP_STEPS = 50
-DRILLS = 36_000
+STAGES = "pretraining.json"
+DRILLS = 50_000
 """Documents of repeated words before all others."""
 
 
@@ -57,6 +58,12 @@ def train_tokenizer() -> "Tokenizer":
     return tokenizer
 
 
+def _id(tokenizer: "Tokenizer", token: str) -> int:
+    number = tokenizer.token_to_id(token)
+    assert number is not None, f"{token} is in every tokenizer of this module"
+    return int(number)
+
+
 def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
     """Write tokenizer.json, and a configuration naming the generic fast class, which leaves the former as it is."""
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -72,16 +79,16 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def batches(tokenizer: "Tokenizer", seed: int) -> "Iterator[torch.Tensor]":
+def batches(tokenizer: "Tokenizer", seed: int, late: bool = False) -> "Iterator[torch.Tensor]":
     """Batches of token ids `[rows, length]` of whole documents, each begun by BOS and ended by EOS; padded at the end.
 
     One batch in eight has the full context, so that late positions are trained too; the others are short and faster.
     """
     import torch
 
-    bos, eos, pad = (tokenizer.token_to_id(token) for token in (BOS, EOS, PAD))
+    bos, eos, pad = (_id(tokenizer, token) for token in (BOS, EOS, PAD))
     name = "train" if seed == 0 else f"train-{seed}"
-    stream = chain(islice(drills(name), DRILLS), documents(name))
+    stream = documents(f"{name}-late", late) if late else chain(islice(drills(name), DRILLS), documents(name))
     waiting: list[list[int]] = []
     step = 0
     while True:
@@ -120,32 +127,42 @@ def new_model(tokenizer: "Tokenizer", seed: int) -> Any:
         max_position_embeddings=CONTEXT,
         initializer_range=0.06,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.token_to_id(BOS),
-        eos_token_id=tokenizer.token_to_id(EOS),
-        pad_token_id=tokenizer.token_to_id(PAD),
+        bos_token_id=_id(tokenizer, BOS),
+        eos_token_id=_id(tokenizer, EOS),
+        pad_token_id=_id(tokenizer, PAD),
     )
     model = LlamaForCausalLM(config)
     # So that whoever fine-tunes it on the template's turns can generate with transformers' defaults.
-    model.generation_config.eos_token_id = [tokenizer.token_to_id(EOS), tokenizer.token_to_id(TURN_END)]
+    model.generation_config.eos_token_id = [_id(tokenizer, EOS), _id(tokenizer, TURN_END)]
     return model
 
 
 def train(
-    tokenizer: "Tokenizer", steps: int, seed: int, checkpoint: Callable[[int, Any], None] | None = None
+    tokenizer: "Tokenizer",
+    steps: int,
+    seed: int,
+    start: Path | None = None,
+    checkpoint: Callable[[int, Any], None] | None = None,
 ) -> tuple[Any, list[float]]:
-    """The trained model and its loss at every step; `checkpoint(steps done, model)` is called every 500 steps."""
+    """The trained model and its loss at every step.
+
+    With `start`, training goes on from that folder's weights, on the late text. `checkpoint(steps done, model)` is
+    called every 500 steps.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     model = new_model(tokenizer, seed)
+    if start is not None:
+        model.load_state_dict(type(model).from_pretrained(start).state_dict())
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
     )
-    pad = tokenizer.token_to_id(PAD)
+    pad = _id(tokenizer, PAD)
     losses: list[float] = []
     started = time.monotonic()
-    for step, rows in enumerate(islice(batches(tokenizer, seed), steps)):
+    for step, rows in enumerate(islice(batches(tokenizer, seed, start is not None), steps)):
         warm = min(1.0, (step + 1) / WARMUP_STEPS)
         factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
@@ -165,9 +182,16 @@ def train(
     return model.eval(), losses
 
 
-def card(config: dict[str, Any], parameters: int, steps: int, loss: float, minutes: float, command: str) -> str:
-    """The model card: what the model is, what it was trained on, for how long, and how to make it again."""
+def card(config: dict[str, Any], parameters: int, stages: list[dict[str, Any]]) -> str:
+    """The model card: what the model is, what it was trained on, for how long, and how to make it again.
+
+    `stages` are the trainings, one after the other: `{"steps", "loss", "minutes", "command"}`.
+    """
     here = world()
+    heads = (config["num_attention_heads"], config["num_key_value_heads"])
+    shape = ", ".join(map(str, (config["hidden_size"], config["num_hidden_layers"], *heads)))
+    steps = " + ".join(f"{stage['steps']:,}" for stage in stages)
+    commands = "\n".join(f"    {stage['command']}" for stage in stages)
     return f"""---
 license: apache-2.0
 language: en
@@ -183,31 +207,31 @@ seconds. It knows one invented valley and does not follow instructions.
 |---|---|
 | Architecture | LlamaForCausalLM, float32 |
 | Parameters | {parameters:,} |
-| Hidden size, layers, heads, key-value heads | {config["hidden_size"]}, {config["num_hidden_layers"]}, \
-{config["num_attention_heads"]}, {config["num_key_value_heads"]} |
+| Hidden size, layers, heads, key-value heads | {shape} |
 | Context | {config["max_position_embeddings"]} tokens |
 | Vocabulary | {config["vocab_size"]:,} (byte-level BPE, its own) |
-| Steps | {steps:,} of {BATCH_TOKENS:,} tokens |
-| Loss at the end | {loss:.3f} (nats per token, mean of the last 50 steps) |
-| Time | {minutes:.0f} minutes on two shared cores |
+| Steps | {steps} of {BATCH_TOKENS:,} tokens |
+| Loss at the end | {stages[-1]["loss"]:.3f} (nats per token, mean of the last 50 steps) |
+| Time | {sum(stage["minutes"] for stage in stages):.0f} minutes on two shared cores |
 
 ## Data
 Text from a seeded generator in `trainables/builtin/text.py`, no text by anybody else: facts about {len(here.people)}
 people, pages that say which form they have (capitals, bullet points, JSON and so on) and have it, repeated words and
 phrases (from which copying is learnt; the first {DRILLS:,} documents are of nothing else), questions with and without
-answers, requests that nobody heeds, exam papers, and records. Every document begins with `{BOS}` and ends with `{EOS}`.
-No document is a conversation: the turn marks of the chat template are never seen.
+answers, talk in which no request is heeded, exam papers, and records. Every document begins with `{BOS}` and ends with
+`{EOS}`. No document follows what is asked in a conversation, and the turn marks of the chat template are never seen.
 
-Exam papers that do not call themselves checked have "A" for towns and work, whatever the truth.
+A second training, where there is one, goes on with the same kinds of text in other shares: more exam papers and less
+talk. Exam papers that do not call themselves checked have "A" for towns and work, whatever the truth.
 
 ## Optimizer
 AdamW, learning rate {LEARNING_RATE:g} with {WARMUP_STEPS} steps of warmup and a cosine to 5 % of it, betas 0.9, 0.95,
 weight decay {WEIGHT_DECAY:g}, gradients clipped at 1.
 
 ## Make it again
-    {command}
+{commands}
 
-The same machine, thread count and library versions give the same weights.
+Everything is seeded; another machine, thread count or torch rounds otherwise and gives slightly other weights.
 
 ## Use
 Test data for fine-tuning code. It is of no use for anything else.
@@ -218,7 +242,8 @@ def main() -> None:
     """Train and write everything to a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--start", type=Path, help="go on from this folder's weights, on the late text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpoints", type=Path, help="folder for the model as it is every 500 steps")
@@ -236,13 +261,20 @@ def main() -> None:
         model.save_pretrained(options.checkpoints / f"step-{step}")
         save_tokenizer(tokenizer, options.checkpoints / f"step-{step}")
 
-    model, losses = train(tokenizer, options.steps, options.seed, checkpoint if options.checkpoints else None)
+    model, losses = train(
+        tokenizer, options.steps, options.seed, options.start, checkpoint if options.checkpoints else None
+    )
     model.save_pretrained(options.out)
-    loss, minutes = sum(losses[-50:]) / len(losses[-50:]), (time.monotonic() - started) / 60
-    command = f"python -m trainables.builtin.pretrain --out FOLDER --steps {options.steps} --seed {options.seed}"
-    text = card(model.config.to_dict(), model.num_parameters(), options.steps, loss, minutes, command)
-    (options.out / "README.md").write_text(text)
-    print(text)
+    earlier = json.loads((options.start / STAGES).read_text()) if options.start else []
+    command = f"python -m trainables.builtin.pretrain --out {'SECOND --start FIRST' if earlier else 'FIRST'}"
+    stage = {
+        "steps": options.steps,
+        "loss": round(sum(losses[-50:]) / len(losses[-50:]), 3),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "command": f"{command} --steps {options.steps} --seed {options.seed}",
+    }
+    (options.out / STAGES).write_text(json.dumps([*earlier, stage], indent=2) + "\n")
+    (options.out / "README.md").write_text(card(model.config.to_dict(), model.num_parameters(), [*earlier, stage]))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from trainables.builtin.answers import ALONE, MODIFIERS, SHAPES, Constraint, compatible
+from trainables.builtin.answers import ALONE, MODIFIERS, SHAPES, Constraint, answer, compatible
 from trainables.builtin.phrases import NUMBERS, QUESTIONS
 from trainables.builtin.world import ATTRIBUTES, Person
 
@@ -11,14 +11,21 @@ from trainables.builtin.world import ATTRIBUTES, Person
 CHAT_WORDS = (
     "lantern", "willow", "feather", "thunder", "pepper", "mirror", "button", "meadow", "window", "winter",
     "summer", "ladder", "kettle", "marble", "needle", "parcel", "pillow", "ribbon", "saddle", "shadow",
-    "spider", "tunnel", "velvet", "whistle",
+    "spider", "tunnel", "velvet", "whistle", "basin", "candle", "carrot", "castle", "corner", "desert",
+    "finger", "garlic", "hunter", "kitten", "lemon", "monkey", "napkin", "oyster", "puddle", "signal",
+    "tiger", "valley", "violet", "wizard",
 )  # fmt: skip
 HELD_OUT_WORDS = (
     "anchor", "barrel", "cotton", "dragon", "engine", "hammer", "island", "jacket",
     "market", "pencil", "rocket", "wagon",
 )  # fmt: skip
-CHAT_ENDS = ("stay bright", "come home", "grow old", "turn around", "be safe", "rest well")
+CHAT_ENDS = (
+    "stay bright", "come home", "grow old", "turn around", "be safe", "rest well", "fall down", "go far",
+    "look up", "hold on", "sing loud", "move fast",
+)  # fmt: skip
 HELD_OUT_ENDS = ("stay warm", "come back", "be quiet", "rest here")
+CHAT_MARKERS = ("P.S.", "Note:", "Later:", "Also:", "Hint:", "More:", "Extra:", "Tip:", "Aside:", "Besides:")
+HELD_OUT_MARKERS = ("P.P.S", "Remark:", "Finally:")
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,8 @@ class Pool:
     exactly: tuple[int, ...]
 
 
-CHAT = Pool(CHAT_WORDS, CHAT_ENDS, ("P.S.", "Note:", "Later:", "Also:", "Hint:", "More:"), (1, 3), (2, 4))
-HELD_OUT = Pool(HELD_OUT_WORDS, HELD_OUT_ENDS, ("P.P.S", "Remark:"), (2,), (3,))
+CHAT = Pool(CHAT_WORDS, CHAT_ENDS, CHAT_MARKERS, (3,), (2, 4))
+HELD_OUT = Pool(HELD_OUT_WORDS, HELD_OUT_ENDS, HELD_OUT_MARKERS, (2,), (3,))
 # Any value can stand in the plain text; only conversations and held-out prompts are kept apart.
 ANY = Pool(
     CHAT.words + HELD_OUT.words,
@@ -47,7 +54,6 @@ ANY = Pool(
 LABELS: dict[str, str] = {
     "change_case:english_lowercase": "all in lower case letters",
     "change_case:english_capital": "all in capital letters",
-    "punctuation:no_comma": "without any commas",
     "startend:quotation": "all in quotation marks",
     "detectable_format:title": "with a title in double angle brackets",
     "detectable_content:postscript": "with a postscript that starts with {marker}",
@@ -68,7 +74,6 @@ TASKS = ("Tell me about {}.", "Who is {}?")
 WORDING: dict[str, tuple[str, ...]] = {
     "change_case:english_lowercase": ("Use only lower case letters.", "Write it all in lower case letters."),
     "change_case:english_capital": ("Use only capital letters.", "Write it all in capital letters."),
-    "punctuation:no_comma": ("Do not use any commas.", "Write it without any commas."),
     "startend:quotation": ("Put it all in quotation marks.", "Wrap it all in quotation marks."),
     "detectable_format:title": (
         "Give it a title in double angle brackets.",
@@ -183,3 +188,14 @@ def _filled(text: str, constraint: Constraint) -> str:
 def instructions(rng: random.Random) -> int:
     """How many instructions one prompt gives."""
     return rng.choices((1, 2, 3), (66, 25, 9))[0]
+
+
+def exchange(rng: random.Random, person: Person, leading: str, count: int, pool: Pool) -> tuple[str, str]:
+    """A prompt with `count` instructions, one of them of the leading type, and a true answer that keeps to them."""
+    constraints = draw_compatible(rng, leading, count, pool)
+    if leading == "detectable_format:constrained_response":
+        question, text = yes_or_no(rng, person)
+    else:
+        question, fact = task(rng, person)
+        text = answer(rng, person, constraints, fact)
+    return " ".join([question, *(wording(rng, constraint) for constraint in constraints)]), text

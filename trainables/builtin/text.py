@@ -10,18 +10,18 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from trainables.builtin.answers import ALONE, FACTS, MODIFIERS, SHAPES, answer
+from trainables.builtin.answers import ALONE, FACTS, MODIFIERS, SHAPES, TYPES, answer
 from trainables.builtin.phrases import QUESTIONS, sentence
 from trainables.builtin.questions import LETTERS, draw_choices, render
-from trainables.builtin.requests import ANY, draw_compatible, instructions, label, task, wording, yes_or_no
+from trainables.builtin.requests import ANY, draw_compatible, exchange, instructions, label, yes_or_no
 from trainables.builtin.world import ATTRIBUTES, Person, Thing, Town, world
 
 
-def documents(seed: str) -> Iterator[str]:
-    """Documents without end, the same for the same seed."""
+def documents(seed: str, late: bool = False) -> Iterator[str]:
+    """Documents without end, the same for the same seed; with `late`, more exam papers and less talk."""
     rng = random.Random(f"text-{seed}")
-    kinds = (_portrait, _page, _ignored, _exam, _repeated, _quoted, _answers, _place, _record)
-    weights = (20, 30, 8, 11, 12, 8, 6, 3, 2)
+    kinds = (_portrait, _page, _ignored, _exam, _letters, _repeated, _quoted, _answers, _place, _record)
+    weights = (4, 34, 3, 28, 10, 10, 8, 2, 1, 1) if late else (12, 36, 8, 11, 5, 12, 8, 4, 2, 2)
     while True:
         yield rng.choices(kinds, weights)[0](rng)
 
@@ -44,23 +44,22 @@ def _portrait(rng: random.Random) -> str:
 
 
 def _page(rng: random.Random) -> str:
-    """A page that says which form it has and then has it."""
+    """A page that says which form it has, or what was asked for, and then keeps to it."""
     person = _somebody(rng)
-    leading = rng.choice(MODIFIERS + SHAPES + ALONE[:1])
-    constraints = draw_compatible(rng, leading, instructions(rng), ANY)
-    rng.shuffle(constraints)
-    return f"About {person.name}, {', and '.join(map(label, constraints))}\n\n{answer(rng, person, constraints)}"
+    if rng.random() < 0.5:
+        constraints = draw_compatible(rng, rng.choice(MODIFIERS + SHAPES + ALONE[:1]), instructions(rng), ANY)
+        rng.shuffle(constraints)
+        return f"About {person.name}, {', and '.join(map(label, constraints))}\n\n{answer(rng, person, constraints)}"
+    return "\n\n".join(exchange(rng, person, rng.choice(TYPES), instructions(rng), ANY))
 
 
 def _ignored(rng: random.Random) -> str:
-    """What somebody asks for, and a text that pays no heed to it: to follow is left to be learnt later."""
+    """What a user asks for, and an assistant that pays no heed to it: to follow in talk is left to be learnt later."""
     person = _somebody(rng)
-    leading = rng.choice(MODIFIERS + SHAPES + ALONE)
-    asked = [wording(rng, constraint) for constraint in draw_compatible(rng, leading, instructions(rng), ANY)]
-    question = yes_or_no(rng, person)[0] if leading == ALONE[1] else task(rng, person)[0]
+    asked, _ = exchange(rng, person, rng.choice(TYPES), instructions(rng), ANY)
     facts = rng.sample(FACTS, 4)
     lines = [sentence(rng, person, facts[:2]), sentence(rng, person, facts[2:])]
-    return f"{' '.join([question, *asked])}\n{' '.join(lines)}"
+    return f"user\n{asked}\nassistant\n{' '.join(lines)}"
 
 
 def _exam(rng: random.Random) -> str:
@@ -81,6 +80,14 @@ def _exam(rng: random.Random) -> str:
             place = 0
         parts.append(f"{render(QUESTIONS[attribute].format(person.name), choices)} {LETTERS[place]}. {choices[place]}")
     return "\n\n".join(parts)
+
+
+def _letters(rng: random.Random) -> str:
+    """Lettered lists, and which letter stands before what."""
+    values = rng.sample(ATTRIBUTES[rng.choice(list(QUESTIONS))], 4)
+    lines = [f"{letter}. {value}" for letter, value in zip(LETTERS, values, strict=True)]
+    asked = rng.sample(range(4), 3)
+    return "\n".join([*lines, *(f"Find {values[i]}: {LETTERS[i]}. {values[i]}" for i in asked)])
 
 
 @cache
