@@ -131,7 +131,9 @@ class Row(BaseModel):
             if name in record.metrics:
                 return record.metrics[name]
         value = self.train.get("metrics", {}).get(name)
-        return None if value is None else MetricRecord(value=value, direction="min", n=1)
+        if value is None:
+            return None
+        return MetricRecord(value=value, direction="max" if name == "train/tokens_per_second" else "min", n=1)
 
 
 class Objective(BaseModel):
