@@ -14,6 +14,9 @@ Overrides = dict[str, Any]
 SIGNIFICANT_DIGITS = 6
 """Digits of a drawn number: enough to tell draws apart, few enough to hide how machines differ in log and exp."""
 
+MOST_REPEATED = 1000
+"""Draws in a row that bring nothing new, after which no more are looked for."""
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -100,7 +103,8 @@ def sample(axes: Sequence[Axis], samples: int, seed: int) -> list[Point]:
     """`samples` different combinations, drawn independently per axis.
 
     Each axis has a stream of its own, named by seed and axis: the order of the axes does not matter, and more samples
-    begin with the same ones. Raises ValueError where there are fewer combinations than samples.
+    begin with the same ones. Raises ValueError where there are fewer combinations than samples: a narrow continuous
+    range holds few numbers of `SIGNIFICANT_DIGITS` digits.
     """
     sizes = [axis.size for axis in axes]
     if all(size is not None for size in sizes):
@@ -109,8 +113,12 @@ def sample(axes: Sequence[Axis], samples: int, seed: int) -> list[Point]:
             raise ValueError(f"there are only {combinations} combinations")
     streams = [random.Random(f"{seed} {axis.name}") for axis in axes]
     found: dict[str, Point] = {}
+    repeated = 0
     while len(found) < samples:
         drawn = _together([axis.draw(stream) for axis, stream in zip(axes, streams, strict=True)])
+        repeated = repeated + 1 if canonical(drawn) in found else 0
+        if repeated == MOST_REPEATED and any(size is None for size in sizes):
+            raise ValueError(f"there are only {len(found)} different combinations of {SIGNIFICANT_DIGITS} digits")
         found.setdefault(canonical(drawn), Point(drawn))
     return list(found.values())
 

@@ -257,3 +257,11 @@ def test_a_wrong_search_names_its_key_and_the_way_out(search, key, says):
 def test_a_file_is_checked_whole_even_where_its_own_values_are_wrong():
     found = mistakes("train: {epoch: 1}\nsearch: {kind: grid, axes: {train.epochs: []}}")
     assert set(found) == {"train.epoch", "search.axes.train.epochs"}
+
+
+def test_a_range_too_narrow_for_its_samples_is_refused_rather_than_drawn_from_for_ever():
+    narrow = Axis("train.learning_rate", distribution=Distribution("uniform", (1.0, 1.00002)))
+    with pytest.raises(ValueError, match="only 3 different"):
+        sample([narrow], 20, 0)
+    wrong = mistakes("search: {kind: random, samples: 2, axes: {train.learning_rate: {uniform: [1.0, 1.000001]}}}")
+    assert "only 1 different" in str(wrong["search.samples"])
