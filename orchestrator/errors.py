@@ -24,7 +24,9 @@ class Mistake:
     def __str__(self) -> str:
         got = "" if self.value is None else f" (got {shown(self.value)})"
         fix = f" {self.fix}" if self.fix else ""
-        return f"{self.key}: {self.rule}{got}.{fix}" if self.key else f"{self.rule}{got}.{fix}"
+        text = f"{self.rule}{got}"
+        end = "" if text.endswith((".", "?", "!")) else "."
+        return f"{self.key}: {text}{end}{fix}" if self.key else f"{text}{end}{fix}"
 
 
 def shown(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Asks a catalogue what a sweep names, and turns its answers into hashes, mistakes and what this machine lacks."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
@@ -15,6 +16,10 @@ HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
 
 Found = TypeVar("Found")
+
+
+NAMED = re.compile(r"((?:model|data|adapter|evals)(?:\.\w+)*): ")
+"""How a message begins that names its own key."""
 
 
 class Known(Protocol):
@@ -52,6 +57,14 @@ class Catalogue(Protocol):
         """One line where two ways to read the tokenizer differ."""
 
 
+def missing(key: str, error: MissingDataError) -> Mistake:
+    """The mistake behind an error, at the key that its message names, else at `key`."""
+    text = str(error)
+    if named := NAMED.match(text):
+        key, text = named[1], text[named.end() :]
+    return Mistake(key, None, text.removesuffix("."))
+
+
 class Lookup:
     """Asks the catalogue, and turns what it raises into mistakes at their keys."""
 
@@ -64,8 +77,7 @@ class Lookup:
         try:
             return question()
         except MissingDataError as error:
-            text = str(error).removeprefix(f"{key}: ").rstrip(".")
-            mistake = Mistake(key, None, text)
+            mistake = missing(key, error)
             if mistake not in self.mistakes:
                 self.mistakes.append(mistake)
             return None

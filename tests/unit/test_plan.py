@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from orchestrator.decide.plan import describe, make_plan
-from orchestrator.errors import SweepFileError
+from orchestrator.errors import MissingDataError, SweepFileError
 from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, read, registry
 
 GRID = "search: {kind: grid, axes: {train.epochs: [1, 2]}}\n"
@@ -269,3 +269,24 @@ def test_a_plan_crosses_processes():
 def test_the_settings_of_a_trial_read_back_as_they_were_written():
     settings = plan_of("method: lora\nlora: {rank: 4}").trials[0].settings
     assert type(settings).model_validate(settings.model_dump(mode="json")) == settings
+
+
+class Refusing(Catalogue):
+    """Refuses the model in words of its own."""
+
+    def __init__(self, message):
+        super().__init__()
+        self.message = message
+
+    def model(self, settings):
+        raise MissingDataError(self.message)
+
+
+def test_a_message_that_names_its_key_is_told_at_that_key_once():
+    found = wrong("", Refusing("model.chat_template: no such file (got 'x')."))
+    assert found == {"model.chat_template": "model.chat_template: no such file (got 'x')."}
+
+
+def test_a_message_that_ends_in_a_question_gets_no_full_stop():
+    found = wrong("", Refusing("no such folder. Did you mean ./mini?"))
+    assert found == {"model.path": "model.path: no such folder. Did you mean ./mini?"}
