@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint unit integration install schema clean
+.PHONY: demo test lint unit integration slow install clean
 
 # torch comes first, so that nothing installed later can choose another build of it. DeepSpeed is an sdist:
 # DS_BUILD_OPS=0 keeps it from compiling anything.

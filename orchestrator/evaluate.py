@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
+from trainables._rows import DataError
 
 BUILTIN_DATA = "builtin:chat"
 
@@ -37,9 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return _run(arguments)
-    except UserError as error:
+    except (UserError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def document(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -49,12 +52,15 @@ def document(arguments: argparse.Namespace) -> dict[str, Any]:
 
     registry = installed()
     names = [name.strip() for name in arguments.evals.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--evals: name at least one of {', '.join(registry.evals)}")
     # With data named, all of its rows are scored; without, the rows that training on the built-in chat holds out.
     blocks: dict[str, dict[str, Any]] = {}
     for name in names:
         takes_rows = name in registry.evals and _default_data(registry.eval(name).Config) == "heldout"
         blocks[name] = {"data": arguments.data} if takes_rows and arguments.data else {}
-        if takes_rows and not arguments.data and not arguments.model.startswith("builtin:"):
+        known = arguments.model.startswith("builtin:") or (Path(arguments.model) / "export.json").is_file()
+        if takes_rows and not arguments.data and not known:
             raise UserError(f"--data: {name} needs rows to score. Name a file of conversations with --data.")
     content: dict[str, Any] = {
         "name": "evaluate",
@@ -70,14 +76,31 @@ def document(arguments: argparse.Namespace) -> dict[str, Any]:
         content["data"] = BUILTIN_DATA
     exported = read_json(Path(arguments.model) / "export.json")
     if exported is not None:
-        # A trial's own export is scored as the trial was: with the tokenizer that trained and its BOS rule.
-        content["model"] = {"path": arguments.model, "tokenizer": "file"}
-        content["data"] = {"path": arguments.data or BUILTIN_DATA, "bos": exported.get("bos", "template")}
+        content |= as_exported(Path(arguments.model), exported)
     metric = next(
         (metric for name in names if name in registry.evals for metric in _metrics(registry.eval(name))), "train/loss"
     )
     content["objective"] = {"metric": metric}
     return content
+
+
+def as_exported(folder: Path, exported: dict[str, Any]) -> dict[str, Any]:
+    """What scores a trial's own export as the trial was scored: its tokenizer, type, BOS rule and held-out rows."""
+    from orchestrator.record.ledger import read_json
+
+    model = {key: exported[key] for key in ("dtype", "attention", "trust_remote_code")}
+    content: dict[str, Any] = {}
+    if exported["kind"] == "reference":
+        model |= {key: exported.get(key) for key in ("tokenizer", "chat_template") if exported.get(key)}
+        model |= {key: exported["base"][key] for key in ("path", "revision") if exported["base"].get(key)}
+        content |= {"adapter": exported["adapter"]} if exported.get("adapter") else {}
+    else:
+        model |= {"path": str(folder), "tokenizer": "file"}
+    settings = read_json(folder.absolute().parent / "settings.json") or {}
+    data = settings.get("data") or {"path": BUILTIN_DATA}
+    kept = ("path", "name", "split", "revision", "max_rows", "max_rounds", "heldout", "heldout_seed")
+    rows = {key: data[key] for key in kept if data.get(key) is not None}
+    return {**content, "model": model, "data": {**rows, "bos": exported.get("bos", "template")}}
 
 
 def _default_data(config: Any) -> Any:
@@ -98,6 +121,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from orchestrator.run.scoring import failed, score
 
     ledger = Ledger(arguments.output)
+    ledger.check_writable()
     text = json.dumps(document(arguments))
     sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line")
     contents = Contents(ledger.cache)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
+from trainables._rows import DataError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("outputs"), help="where everything is kept (default: outputs)"
     )
     command.add_argument("--max-concurrent", type=int, metavar="N", help="train at most N trials at once")
-    command.add_argument("--retry-failed", action="store_true", help="run trials again that failed for good")
+    command.add_argument(
+        "--retry-failed", action="store_true", help="run again what failed for good"
+    )
     command.add_argument("--schema", action="store_true", help="print the JSON schema of sweep files")
     return command
 
@@ -43,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command.parse_args(argv)
     try:
         return _run(arguments, command)
-    except UserError as error:
+    except (UserError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int:
@@ -68,6 +73,7 @@ def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int
     from orchestrator.record.ledger import Ledger
 
     ledger = Ledger(arguments.output)
+    ledger.check_writable()
     sweep = spec.load(read(arguments.file), profile=arguments.profile, sets=arguments.sets, source=str(arguments.file))
     contents = Contents(ledger.cache)
     plan = make_plan(sweep, contents)
@@ -109,7 +115,8 @@ def preview(plan: Any, sources: Any, count: int) -> int:
         job = sources.job(trial)
         tokenizer = load_tokenizer(**tokenizer_arguments(job))
         prepared = prepare(job.data, tokenizer, job.cache, job.contents["data"])
-        text = format_preview(preview_rows(prepared, tokenizer, count))
+        notes = "".join(f"note: {note}\n" for note in prepared.notes)
+        text = notes + format_preview(preview_rows(prepared, tokenizer, count))
         blocks.setdefault(f"{prepared.rows}\n{text}", []).append(f"{trial.id} {trial.label}")
     for text, trials in blocks.items():
         print("\n".join(trials), text, sep="\n", end="\n\n")
@@ -132,12 +139,12 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     progress = Progress(rows, sys.stdout)
     experiment = Experiment(plan, ledger, sources, progress)
     work = experiment.work(arguments.retry_failed)
-    for warning in plan.warnings:
-        print(f"note: {warning}")
+    for note in (*plan.warnings, *experiment.check_rows(work)):
+        print(f"note: {note}")
     uri = tracking.uri or default_uri()
     if tracking.enabled:
-        name = tracking.experiment or plan.sweep.name
-        experiment.connect(lambda: Tracker(uri, ledger.root / "mlruns", name))
+        name = plan.sweep.name
+        experiment.connect(lambda: Tracker(uri, ledger.root / "mlruns", name, tracking.experiment or name))
     if work.empty:
         print(f"{plan.sweep.name}: everything is known already; nothing to run")
     else:
@@ -149,7 +156,8 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     folder = ledger.sweep_folder(plan.sweep.name)
     write_json(folder / "results.json", results.model_dump(mode="json"))
     report = write_report(results, folder)
-    experiment.mirror(results, [report, folder / "report.md", folder / "results.json"], arguments.file)
+    files = [report, folder / "report.md", folder / "results.json", *sorted((folder / "figures").glob("*.svg"))]
+    experiment.mirror(results, files, arguments.file)
 
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None

@@ -118,12 +118,18 @@ class Loop:
         trainer = self._trainer()
         self.trainer = trainer
         self._clock = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+        if resume is not None and self.resumed_at >= self.total_steps:
+            # The Trainer would enter the epoch again and do one step more, where the last step ends no epoch.
+            trainer._load_from_checkpoint(str(resume))
+        else:
+            trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
         self._send(None, force=True)
 
     def unwrapped(self) -> Any:
         """The model without the wrappers that training put around it."""
-        return self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        model.config.use_cache = True
+        return model
 
     def barrier(self) -> None:
         """Wait for the other ranks."""
@@ -172,7 +178,7 @@ class Loop:
 
     def _trainer(self) -> Any:
         from torch.utils.data import DataLoader
-        from transformers import Trainer
+        from transformers import PrinterCallback, Trainer
 
         from trainables._callbacks import Watch
         from trainables.core.loss import causal_loss
@@ -189,7 +195,7 @@ class Loop:
             return causal_loss(outputs.logits, labels, num_items_in_batch)
 
         self.model.config.use_cache = False
-        return OurTrainer(
+        trainer = OurTrainer(
             model=self.model,
             args=self._arguments(),
             train_dataset=rows,
@@ -197,6 +203,9 @@ class Loop:
             compute_loss_func=loss,
             callbacks=[Watch(self)],
         )
+        # Every step is recorded and reported already.
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
     # -- called by the callback -------------------------------------------------------------------------------------
 

@@ -71,7 +71,9 @@ def load_model(model: ModelSettings, placement: Placement, **extra: Any) -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source = model_source(model.path)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(

@@ -7,7 +7,7 @@ Every field is `result` (it changes what comes out, so it is part of the trial i
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -108,10 +108,8 @@ class TrainSettings(Settings):
     """Micro batches per optimizer step; follows from the others when empty."""
     gradient_checkpointing: bool = Field(False, json_schema_extra=EXECUTION)
     """Recompute activations in the backward pass: less memory, more time."""
-    save_every: int | Literal["epoch", "end"] = Field("epoch", json_schema_extra=EXECUTION)
+    save_every: Annotated[int, Field(ge=1)] | Literal["epoch", "end"] = Field("epoch", json_schema_extra=EXECUTION)
     """Steps between checkpoints to resume from, or `epoch`, or `end`."""
-    log_every: int = Field(1, ge=1, json_schema_extra=EXECUTION)
-    """Steps between progress lines; every step is recorded whatever this says."""
 
 
 @dataclass(frozen=True)

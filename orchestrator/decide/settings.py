@@ -49,11 +49,11 @@ class Resources(Settings):
     workers: int = Field(1, ge=1, json_schema_extra=EXECUTION)
     """Data-parallel workers that train one trial."""
     cpus_per_worker: float | None = Field(None, gt=0, json_schema_extra=EXECUTION)
-    """CPUs of one worker; what the machine allows when empty."""
+    """CPUs of one worker; 0.9 when empty, so that an eval fits beside it on two cores."""
     gpus_per_worker: float | None = Field(None, ge=0, json_schema_extra=EXECUTION)
     """GPUs of one worker; one where the cluster has GPUs when empty."""
     eval_cpus: float | None = Field(None, gt=0, json_schema_extra=EXECUTION)
-    """CPUs of one eval; what the machine allows when empty."""
+    """CPUs of one eval; 0.9 when empty."""
     eval_gpus: float | None = Field(None, ge=0, json_schema_extra=EXECUTION)
     """GPUs of one eval; one where the cluster has GPUs when empty."""
     max_concurrent: int | None = Field(None, ge=1, json_schema_extra=EXECUTION)
@@ -61,7 +61,7 @@ class Resources(Settings):
     max_concurrent_evals: int | None = Field(None, ge=1, json_schema_extra=EXECUTION)
     """Evals that run at once; as many as fit beside the training when empty."""
     threads: int | None = Field(None, ge=1, json_schema_extra=EXECUTION)
-    """Threads of one process on a CPU; follows from the CPUs of a worker when empty."""
+    """Threads of one process on a CPU; 1 when empty. Raise it together with cpus_per_worker."""
 
 
 class Tracking(Settings):

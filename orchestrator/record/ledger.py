@@ -26,6 +26,16 @@ class Ledger:
     def __init__(self, root: Path):
         self.root = root.absolute()
 
+    def check_writable(self) -> None:
+        """Raises ResourceError where this output folder cannot be made or written."""
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ResourceError(f"--output: {self.root} cannot be written ({why}). Name another folder.") from error
+        if not os.access(self.cache, os.W_OK):
+            raise ResourceError(f"--output: {self.root} may not be written. Name another folder.")
+
     # -- places -----------------------------------------------------------------------------------------------------
 
     def trial_folder(self, trial_id: str) -> Path:
@@ -62,11 +72,12 @@ class Ledger:
         write_json(self.trial_folder(trial_id) / "settings.json", settings)
 
     def put_reference(self, trial_id: str, settings: dict[str, Any], description: dict[str, Any]) -> None:
-        """A trial without training: its export points to what exists. Written where it is not there yet."""
+        """A trial without training: its export points to what exists. Written anew when it points elsewhere now."""
         from trainables._export import content_hash
 
         folder = self.trial_folder(trial_id)
-        if _read(folder / "record.json", TrialRecord) is not None and read_json(folder / "export" / "export.json"):
+        known = _read(folder / "record.json", TrialRecord)
+        if known is not None and read_json(folder / "export" / "export.json") == description:
             return
         self.put_settings(trial_id, settings)
         write_json(folder / "export" / "export.json", description)

@@ -1,7 +1,5 @@
 """Collects what the ledger knows of a plan into the results that tables and reports are made from."""
 
-from typing import Any
-
 from orchestrator.decide.plan import Plan, PlannedTrial
 from orchestrator.record.ledger import Ledger
 from orchestrator.record.records import EvalRecord, Failure, Objective, Results, Row, State
@@ -64,8 +62,3 @@ def _state(trained: str | None, expected: int, scored: int, eval_failed: bool) -
     if eval_failed:
         return State.FAILED
     return State.DONE if scored == expected else State.TRAINED
-
-
-def as_document(results: Results) -> dict[str, Any]:
-    """Results as the JSON that `results.json` holds."""
-    return results.model_dump(mode="json")

@@ -6,6 +6,8 @@ writes: SQLite then has one writer, and a fresh database one maker.
 
 import logging
 import os
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,13 +31,15 @@ def view_command(uri: str, experiment_id: str) -> str:
     page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
     if uri.startswith(("http://", "https://")):
         return f"open {uri.rstrip('/')}{page}"
-    return f"mlflow ui --backend-store-uri {uri} --port 5000   # then http://127.0.0.1:5000{page}"
+    # By the interpreter that runs this: the `mlflow` of a virtual environment is mostly not on the PATH.
+    command = f"{shlex.quote(sys.executable)} -m mlflow ui --backend-store-uri {shlex.quote(uri)} --port 5000"
+    return f"{command}   # then http://127.0.0.1:5000{page}"
 
 
 class Tracker:
     """Writes one sweep to MLflow."""
 
-    def __init__(self, uri: str, artifacts: Path, sweep: str):
+    def __init__(self, uri: str, artifacts: Path, sweep: str, experiment: str | None = None):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # Every step of making a fresh database is told otherwise.
         for name in ("alembic", "mlflow.store.db.utils"):
@@ -43,14 +47,15 @@ class Tracker:
         from mlflow import MlflowClient
 
         self.uri, self.sweep = uri, sweep
+        experiment = experiment or sweep
         self.client = MlflowClient(tracking_uri=uri)
-        found = self.client.get_experiment_by_name(sweep)
+        found = self.client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         if found is None:
             # A relative or default location would lie wherever the first caller happened to stand.
             location = None if uri.startswith("http") else (artifacts.absolute() / sweep).as_uri()
-            self.experiment_id: str = self.client.create_experiment(sweep, artifact_location=location)
+            self.experiment_id: str = self.client.create_experiment(experiment, artifact_location=location)
         else:
             self.experiment_id = found.experiment_id
         self._runs = {self._key(run): run for run in self._all_runs()}
@@ -86,7 +91,15 @@ class Tracker:
     def trial_finished(self, row: Row, folder: Path) -> None:
         """What training left; a run that has it already is left alone."""
         run_id = self.trial_started(row)
-        mark = f"{row.state}:{row.record.finished if row.record else 0}"
+        status = {"failed": "FAILED", "stopped": "KILLED"}.get(str(row.state), "FINISHED")
+        facts = {
+            "finesweep.state": str(row.state),
+            "finesweep.export": str(folder / "export"),
+            "finesweep.failure": row.failure.message[:500] if row.failure else "",
+        }
+        for key, value in facts.items():
+            self._set_tag(run_id, key, value)
+        mark = f"{status}:{row.record.finished if row.record else 0}"
         if self._tag(run_id, LOGGED) == mark:
             return
         if row.train:
@@ -98,13 +111,6 @@ class Tracker:
                 self._set_tag(run_id, "finesweep.heldout", "yes")
             self._log_metrics(run_id, row.train.get("metrics", {}))
             self.client.log_artifact(run_id, str(folder / "train.json"))
-        for key, value in {
-            "finesweep.state": str(row.state),
-            "finesweep.export": str(folder / "export"),
-            "finesweep.failure": row.failure.message[:500] if row.failure else "",
-        }.items():
-            self._set_tag(run_id, key, value)
-        status = {"failed": "FAILED", "stopped": "KILLED"}.get(str(row.state), "FINISHED")
         self.client.set_terminated(run_id, status)
         self._set_tag(run_id, LOGGED, mark)
 
@@ -136,7 +142,8 @@ class Tracker:
         self._set_tag(self.parent, "mlflow.note.content", results.question)
         for path in [*files, *([source] if source else [])]:
             if path.is_file():
-                self.client.log_artifact(self.parent, str(path))
+                inside = path.parent.name if path.parent.name == "figures" else None
+                self.client.log_artifact(self.parent, str(path), inside)
         failed = any(str(row.state) == "failed" for row in results.rows)
         self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
 

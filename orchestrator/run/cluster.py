@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.decide.placement import Capacity
+from orchestrator.errors import ResourceError
 
 # Read by Ray when it is imported or started, so they are set before that.
 SETTINGS = {
@@ -24,6 +25,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A job that was submitted with environment variables of its own may name the same ones: ours were taken from it.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "NLTK_DATA", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
@@ -33,6 +36,8 @@ def worker_environment(threads: int, has_gpu: bool) -> dict[str, str]:
     package_root = str(Path(__file__).resolve().parents[2])
     # Two processes with two threads each on two cores stall each other by a factor of five.
     env = {
+        # Ray Train reads these where the trial's driver runs, which on a cluster is another machine.
+        **{name: os.environ.get(name, value) for name, value in SETTINGS.items() if name.startswith("RAY_TRAIN_")},
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
@@ -61,7 +66,11 @@ def connected(threads: int | None) -> Iterator[Capacity]:
         environment = {"env_vars": worker_environment(threads or 1, has_gpu=_gpu_here())}
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": environment}
         if address:
-            ray.init(address=address, **common)
+            try:
+                ray.init(address=address, **common)
+            except ConnectionError as error:
+                where = f"RAY_ADDRESS: no cluster answers at {address} ({error})."
+                raise ResourceError(f"{where} Start it, or unset RAY_ADDRESS.") from error
         else:
             ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common)
     logging.getLogger("ray").setLevel(logging.ERROR)

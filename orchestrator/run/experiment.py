@@ -9,12 +9,13 @@ from types import FrameType
 from typing import Any, Protocol
 
 from orchestrator.decide.plan import Plan, PlannedTrial
-from orchestrator.errors import ResourceError, UserError
+from orchestrator.errors import MissingDataError, ResourceError, UserError
 from orchestrator.record.ledger import Ledger
 from orchestrator.record.records import EvalRecord, Failure, Results, Row, State, TrialRecord
 from orchestrator.record.results import row_of
 from orchestrator.record.sources import Sources
 from orchestrator.record.tasks import EvalTask, TrialTask
+from trainables._settings import Job
 
 
 class Shown(Protocol):
@@ -73,6 +74,7 @@ class Experiment:
                 work.waiting_evals += len(trial.evals)
             else:
                 work.ready.extend(self.missing_evals(record, retry_failed))
+                work.repeated.extend(self._failed_for_good(record) if not retry_failed else [])
         return work
 
     def missing_evals(self, record: TrialRecord, retry_failed: bool = False) -> list[EvalTask]:
@@ -85,6 +87,11 @@ class Experiment:
                 missing.append(task)
         return missing
 
+    def _failed_for_good(self, record: TrialRecord) -> list[str]:
+        tasks = self.sources.tasks(self.planned[record.id], record)
+        failures = [self.ledger.eval_failure(record.id, task.id) for task in tasks]
+        return [record.id for failure in failures if failure is not None and failure.deterministic]
+
     def _trial_task(self, trial: PlannedTrial) -> TrialTask:
         resources = trial.settings.resources
         return TrialTask(
@@ -95,6 +102,21 @@ class Experiment:
             cpus_per_worker=resources.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,
         )
+
+    def check_rows(self, work: Work) -> list[str]:
+        """Read, tokenize and cache the rows of every trial that will train, before Ray starts; trials on the same rows
+        share the work. Returns what the user should know, one line each.
+
+        Raises MissingDataError for rows, tokenizers and templates that cannot be used.
+        """
+        notes: list[str] = []
+        checked: list[tuple[Any, Any]] = []
+        for task in work.trials:
+            rows = (task.job.model, task.job.data)
+            if rows not in checked:
+                checked.append(rows)
+                notes += prepared_notes(task.job)
+        return list(dict.fromkeys(notes))
 
     def begin(self, work: Work) -> None:
         """Show where every trial stands before anything runs."""
@@ -264,6 +286,19 @@ class Experiment:
             for key, values in sorted(found.items())
             if len(values) > 1
         ]
+
+
+def prepared_notes(job: Job) -> list[str]:
+    """Prepare a job's rows as its workers will find them in the cache; returns the notes."""
+    from trainables._data import prepare
+    from trainables._fit import tokenizer_arguments
+    from trainables._tokenizer import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(**tokenizer_arguments(job))
+        return prepare(job.data, tokenizer, job.cache, job.contents.get("data")).notes
+    except ValueError as error:
+        raise MissingDataError(str(error)) from error
 
 
 class _Signals:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.decide.failures import MOST_ATTEMPTS, decide
 from orchestrator.decide.placement import Need
 from orchestrator.record.ledger import Ledger, journal
 from orchestrator.record.records import EvalRecord, Failure, MetricRecord
@@ -63,8 +64,7 @@ def failed(task: EvalTask, error: BaseException) -> Failure:
         kind=known.kind,
         message=known.message,
         traceback=known.traceback,
-        # `Unavailable`: something is missing on this machine that may be there tomorrow, such as a data package.
-        deterministic=known.kind not in ("oom", "worker_died", "Unavailable"),
+        deterministic=decide(known.kind, known.message, MOST_ATTEMPTS, 1).deterministic,
         phase=task.eval,
     )
 

@@ -188,6 +188,8 @@ def drive(config: dict[str, Any], tasks: Mapping[str, TrialTask]) -> dict[str, A
     task = tasks[config["trial_id"]]
     ledger, job, began, attempt = Ledger(task.root), task.job, time.time(), 1
     ledger.put_settings(job.trial_id, task.settings)
+    # An earlier failure is over: a run that is cut off now must not reprint it.
+    (ledger.trial_folder(job.trial_id) / "record.json").unlink(missing_ok=True)
     while True:
         try:
             train(
@@ -205,7 +207,7 @@ def drive(config: dict[str, Any], tasks: Mapping[str, TrialTask]) -> dict[str, A
             if decision.action is Action.GIVE_UP:
                 failure = Failure(
                     kind=known.kind,
-                    message=known.message,
+                    message=known.message if decision.deterministic else f"{known.message}\n{decision.reason}",
                     traceback=known.traceback,
                     deterministic=decision.deterministic,
                     attempts=attempt,

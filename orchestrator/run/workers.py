@@ -91,19 +91,33 @@ def train(job: Job, root: Path, *, workers: int, cpus: float, gpus: float, keep:
     trainer.fit()
 
 
+def _first_cause(failures: dict[int, BaseException]) -> BaseException:
+    """The failure that explains the others: when one rank fails, the rest only lose their connection to it."""
+    found = [_unwrapped(failures[rank]) for rank in sorted(failures)]
+    own = [error for error in found if not _is_lost(error)]
+    return (own or found)[0]
+
+
+def _is_lost(error: BaseException) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    return any(sign in text for sign in ("connection", "actordied", "actor died", "workercrashed", "timed out", "gloo"))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What Ray wrapped. `__cause__` of our own errors is not followed: the outer message has the place and way out."""
+    for _ in range(10):
+        cause = getattr(error, "cause", None) or getattr(error, "_base_exc", None)
+        if not isinstance(cause, BaseException) or cause is error:
+            break
+        error = cause
+    return error
+
+
 def facts(error: BaseException) -> Facts:
     """Find what went wrong under Ray's wrappers."""
     import traceback
 
-    inner = error
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        inner = failures[min(failures)]
-    for _ in range(10):
-        cause = getattr(inner, "cause", None) or getattr(inner, "_base_exc", None) or inner.__cause__
-        if not isinstance(cause, BaseException) or cause is inner:
-            break
-        inner = cause
+    inner = _first_cause(getattr(error, "worker_failures", None) or {0: error})
     text = "".join(traceback.format_exception(inner))
     names = {cls.__name__ for cls in type(inner).__mro__}
     lowered = f"{type(inner).__name__} {inner}".lower()

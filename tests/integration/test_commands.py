@@ -57,11 +57,12 @@ def test_all_mistakes_of_a_file_come_at_once_before_ray(tmp_path, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(
         "name: bad\nmodel: builtin:mini\ndata: ./rows.jsonl\ntrain: {learning_rat: 1, epochs: many}\n"
-        "search: {kind: grid, axes: {train.warmup_ratio: []}}\nevals: {ifeval: {}}\nobjective: {metric: ifeval/strict}\n"
+        "search: {kind: grid, axes: {train.warmup_ratio: []}}\nevals: {ifeval: {}}\n"
+        "objective: {metric: ifeval/strict}\n"
     )
     assert sweep.main([str(path), "--output", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
-    for place in ("learning_rat", "train.epochs", "train.warmup_ratio", "objective.metric"):
+    for place in ("learning_rat", "train.epochs", "train.warmup_ratio", "objective.metric", "./rows.jsonl"):
         assert place in printed
     assert "Did you mean" in printed
     assert not (tmp_path / "out" / "trials").exists()

@@ -100,8 +100,8 @@ def test_a_failed_trial_stops_no_other_and_is_only_reprinted_by_a_second_run(clu
 
 
 def test_what_can_never_be_placed_is_refused_with_what_it_needs(cluster, folder, capsys):
-    assert main(["killed.yaml", "--set", "resources.workers=8"]) == 2
-    assert "one trial needs 7.22 CPUs, and there are" in capsys.readouterr().err
+    assert main(["killed.yaml", "--set", "resources.workers=999"]) == 2
+    assert "one trial needs 899.12 CPUs, and there are" in capsys.readouterr().err
 
 
 @pytest.mark.slow

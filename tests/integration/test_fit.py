@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.local_reporter import LocalReporter, fit_in_rank, job
 from trainables._fit import fit
 
@@ -65,14 +66,19 @@ def test_a_stopped_fit_goes_on_from_its_checkpoint_to_the_same_bits(whole, tmp_p
     assert [entry["loss"] for entry in resumed["heldout"]] == [entry["loss"] for entry in whole["heldout"]]
 
 
-def test_a_checkpoint_at_the_last_step_needs_no_more_training(whole, tmp_path):
-    train = {"micro_batch": 8, "epochs": 2, "save_every": "end"}
+@pytest.mark.parametrize("last", [12, 4], ids=["at the end of an epoch", "within an epoch"])
+def test_a_checkpoint_at_the_last_step_needs_no_more_training(tmp_path, last):
+    train = {"micro_batch": 8, "epochs": 2, "save_every": "end", "max_steps": last}
+    weights = tmp_path / "trial" / "export" / "model.safetensors"
+    whole = fit(job(tmp_path, train=train), LocalReporter())
+    undisturbed = weights.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        fit(job(tmp_path, train=train), LocalReporter(keep=tmp_path / "kept", stop_after=12))
-    resumed = fit(job(tmp_path, train=train), LocalReporter(resume=tmp_path / "kept" / "checkpoint-12"))
-    assert resumed["resumed_at_step"] == 12
+        fit(job(tmp_path, train=train), LocalReporter(keep=tmp_path / "kept", stop_after=last))
+    weights.unlink()
+    resumed = fit(job(tmp_path, train=train), LocalReporter(resume=tmp_path / "kept" / f"checkpoint-{last}"))
+    assert resumed["resumed_at_step"] == last
     assert losses(resumed) == losses(whole)
-    assert (tmp_path / "trial" / "export" / "model.safetensors").is_file()
+    assert weights.read_bytes() == undisturbed
 
 
 def test_a_diverging_loss_ends_the_trial_with_the_step_and_the_learning_rate(tmp_path):
@@ -121,3 +127,13 @@ def test_a_real_pretrained_model_learns_in_a_few_steps(shared_file, tmp_path):
     )
     content = fit(task, LocalReporter())
     assert losses(content)[-1] < losses(content)[0] - 0.3
+
+
+def test_results_do_not_move_unless_a_version_is_raised(whole):
+    """Ids hold VERSION of the method and of core: when these losses move, raise one, and write the new ones down."""
+    from trainables import sft
+    from trainables.core import version
+
+    golden = json.loads((ROOT / "tests" / "golden" / "sft_losses.json").read_text())
+    assert golden["versions"] == {"sft": sft.VERSION, "core": version.VERSION}
+    assert losses(whole) == pytest.approx(golden["losses"], abs=2e-4)

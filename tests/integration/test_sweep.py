@@ -112,7 +112,7 @@ def test_the_same_command_again_starts_nothing(finished, monkeypatch):
 
 def test_what_only_changes_how_the_work_is_done_starts_nothing(finished):
     before = finished.file.read_text()
-    finished.edit("max_steps: 4", "save_every: 2, log_every: 3, max_steps: 4")
+    finished.edit("max_steps: 4", "save_every: 2, micro_batch: 2, max_steps: 4")
     finished.edit("    name: tiny".strip(), "# a comment\nresources: {workers: 2}\nname: tiny")
     assert finished.run() == (0, 0, 0)
     finished.file.write_text(before)
