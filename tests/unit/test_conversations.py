@@ -100,6 +100,14 @@ def test_messages_are_read_where_conversations_is_empty():
     ("u:1 a:2", "reorder", "a:2 u:1"),
     ("s:0 u:1 a:2 u:3 a:4 u:5", "reorder", "s:0 a:2 u:1 a:4 u:3 u:5"),
     ("u:1 u:2 a:3", "auto", "s:P u:2 a:3"),
+    ("u:1 a:2 a:3", "auto", "s:P u:1 a:2"),
+    ("a:1 u:2", "auto", "a:1 u:2"),
+    ("s:0 a:1 u:2", "auto", "s:0 a:1 u:2"),
+    ("a:1 s:0 u:2", "auto", "s:0 a:1 u:2"),
+    ("u:1 s:0 a:2", "auto", "s:0 a:2 u:1"),
+    ("s:0 a:1 u:2", "reorder", "s:0 a:1 u:2"),
+    ("s:0 a:1 u:2", "in_order", "s:0 u:2"),
+    ("s:0 s:1 a:2 u:3", "auto", "s:1 u:3"),
 ])  # fmt: skip
 def test_the_reverse_task_orders_messages(given, reverse, shown):
     assert short(conversation(row(given), "user", reverse=reverse)) == shown.replace("P", STATE_PREDICTOR)

@@ -12,6 +12,9 @@ A message is {"role": "system" | "user" | "assistant", "content": text}. The rul
    later counts; of two assistant turns in a row the first, the one that answers.
 6. `max_rounds` keeps the first rounds. A last user turn without an answer is dropped, unless `keep_unanswered` says
    that it stays (it opens one more round, so it goes when `max_rounds` are already there).
+
+The reverse task takes a row with one user turn, one assistant turn and at most one system turn as it is given, whatever
+its order, and shows it as system, assistant, user.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +37,9 @@ ROLES: Mapping[str, str] = {
 
 STATE_PREDICTOR = "You are a good state predictor."
 """System message of the reverse task where the conversation has none and its order is kept."""
+
+SINGLE_TURN_REVERSED = ("system", "assistant", "user")
+"""Order of the reverse task for a row with one user turn and one assistant turn, in whatever order they are given."""
 
 
 class RowRefused(ValueError):
@@ -95,14 +101,13 @@ def is_single_turn(given: Sequence[Message]) -> bool:
     return roles.count("user") == 1 and roles.count("assistant") == 1 and roles.count("system") <= 1
 
 
-def reversed_order(messages: Sequence[Message], single_turn: bool, reverse: Reverse = "auto") -> list[Message]:
-    """The cleaned conversation as the reverse task shows it; roles and texts stay.
+def reversed_order(messages: Sequence[Message], reverse: Reverse = "auto") -> list[Message]:
+    """A cleaned conversation that is not single-turn, as the reverse task shows it; roles and texts stay.
 
-    Reordered, each answer comes before its question: [system] assistant, user (round by round where `reorder` is asked
-    for in a longer row). In order, a system message is put first if there is none. `auto` reorders single-turn rows
-    alone.
+    `reorder` puts each answer before its question, round by round. Otherwise the order is kept, and a system message is
+    put first if there is none.
     """
-    if reverse == "reorder" or (reverse == "auto" and single_turn):
+    if reverse == "reorder":
         body = [message for message in messages if message["role"] != "system"]
         swapped = [message for start in range(0, len(body), 2) for message in reversed(body[start : start + 2])]
         return [message for message in messages if message["role"] == "system"] + swapped
@@ -119,12 +124,12 @@ def conversation(
     Raises RowRefused when the row is no conversation or nothing of it is left.
     """
     given = turns(row)
+    if train_on == "user" and reverse != "in_order" and is_single_turn(given):
+        return sorted(given, key=lambda turn: SINGLE_TURN_REVERSED.index(turn["role"]))
     messages = clean(given, max_rounds, keep_unanswered=train_on == "user")
     if not messages:
         raise RowRefused("no user turn" if train_on == "user" else "no user turn with an answer")
-    if train_on == "user":
-        return reversed_order(messages, is_single_turn(given), reverse)
-    return messages
+    return reversed_order(messages, reverse) if train_on == "user" else messages
 
 
 def _turn_list(row: Any) -> list[Any]:
