@@ -153,7 +153,7 @@ def mistakes_of(
         if detail["type"] == "extra_forbidden":
             inner = _model_along(model, path[:-1])
             fix = unknown_fix(str(path[-1]), inner.model_fields if inner else (), elsewhere, at)
-            found.append(Mistake(key, None, "unknown key", fix))
+            found.append(Mistake(key, detail["input"], "unknown key", fix))
             continue
         rules = list(dict.fromkeys(_rule(item) for item, _ in details))
         got = None if detail["type"] == "missing" else detail["input"]

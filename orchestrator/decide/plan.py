@@ -11,7 +11,7 @@ from orchestrator.decide.describe import describe
 from orchestrator.decide.estimate import Estimate
 from orchestrator.decide.identity import trial_id
 from orchestrator.decide.lookup import HELDOUT, Catalogue, Lookup
-from orchestrator.decide.settings import Objective, Sweep, TrialSettings
+from orchestrator.decide.settings import TRAIN_METRICS, Objective, Sweep, TrialSettings
 from orchestrator.decide.space import Axis, canonical
 from orchestrator.decide.trials import Resolved, expand, setting
 from orchestrator.errors import Mistake, SweepFileError
@@ -93,6 +93,7 @@ def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = Non
 
     own = [plan(trial) for trial in expansion.trials]
     _once_each(own, expansion.trials, mistakes)
+    mistakes += _unranked(sweep.objective, [trial.settings for trial in own])
     look.check_evals(sweep.evals, [trial.settings for trial in own])
     bases, base_of = _bases(own, sweep, registry, plan)
     base_ids = {base.id for base in bases}
@@ -155,6 +156,20 @@ def _once_each(own: list[PlannedTrial], resolved: tuple[Resolved, ...], mistakes
         if trial.settings.method == NO_METHOD:
             rule += f": {why}"
         mistakes.append(Mistake(source.place or "search.axes", None, rule, "Keep one."))
+
+
+def _unranked(objective: Objective, trials: list[TrialSettings]) -> list[Mistake]:
+    """What is wrong where trials are ranked by a metric of training that they do not have."""
+    metric, trained = objective.metric, [settings for settings in trials if settings.method != NO_METHOD]
+    if metric not in TRAIN_METRICS or not trials:
+        return []
+    if not trained:
+        fix = "Name an eval, such as `evals: {ifeval: {}}`, and rank by what it yields."
+        return [Mistake("objective.metric", metric, "nothing is trained, so no trial has it", fix)]
+    if metric == "train/heldout_loss" and any(settings.data and settings.data.heldout == 0 for settings in trained):
+        fix = "Set data.heldout above 0, or write `objective: {metric: train/loss}` or the metric of an eval."
+        return [Mistake("data.heldout", 0, f"must be above 0, as trials are ranked by {metric}", fix)]
+    return []
 
 
 def _distinct(trials: list[PlannedTrial]) -> list[PlannedTrial]:

@@ -8,13 +8,14 @@ from typing import Any
 from orchestrator.decide.document import parse, scalar
 from orchestrator.decide.fields import Blocks, dotted_keys, unknown_fix, validate
 from orchestrator.decide.layers import expand_shorthand, get, merge, nested
+from orchestrator.decide.lookup import HELDOUT, Catalogue, Lookup
 from orchestrator.decide.objective import objective_of
 from orchestrator.decide.settings import Head, Objective, Resources, Search, Sweep, Tracking, TrialSettings
 from orchestrator.decide.suggest import did_you_mean
 from orchestrator.decide.trials import COMMON, TOP, Expansion, expand
 from orchestrator.errors import Mistake, SweepFileError
-from orchestrator.registry import Registry, installed
-from trainables._settings import TrainSettings
+from orchestrator.registry import NO_METHOD, Registry, installed
+from trainables._settings import DataSettings, ModelSettings, TrainSettings
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -44,10 +45,12 @@ def load(
     sets: Sequence[str] = (),
     source: str = "",
     registry: Registry | None = None,
+    contents: Catalogue | None = None,
 ) -> Sweep:
     """Read a sweep file. The profile is laid over the file, and each `key=value` of `sets` over both.
 
-    Every profile of the file is checked, not only the one that is used. Raises SweepFileError with all mistakes.
+    Every profile of the file is checked, not only the one that is used. Raises SweepFileError with all mistakes; with
+    `contents`, what the file names and is not there is among them.
     """
     registry = registry or installed()
     document, mistakes = parse(text)
@@ -71,6 +74,8 @@ def load(
                 if (item.key, item.rule) not in known
             ]
     if mistakes or sweep is None:
+        if contents is not None:
+            _look_up(merged, registry, Lookup(contents, mistakes))
         raise SweepFileError(mistakes, source)
     return sweep
 
@@ -142,8 +147,8 @@ def _checked(
     elsewhere = tuple(dotted_keys(blocks))
     valid = (*TOP_LEVEL[:-1], *own)
     mistakes = [
-        Mistake(str(key), None, "unknown key", unknown_fix(str(key), (*valid, "profiles"), elsewhere))
-        for key in merged
+        Mistake(str(key), value, "unknown key", unknown_fix(str(key), (*valid, "profiles"), elsewhere))
+        for key, value in merged.items()
         if key not in valid
     ]
     method = merged.get("method", "sft")
@@ -193,6 +198,45 @@ def _checked(
         tracking=parts.get("tracking") or Tracking(),
         base=base,
     ), []
+
+
+def _look_up(merged: Mapping[str, Any], registry: Registry, look: Lookup) -> None:
+    """Ask for what a file with mistakes names, as far as that can be read: a plan of it will not be made."""
+    swept = _swept(merged.get("search"))
+    model = None if "model" in swept else _readable(ModelSettings, merged.get("model"))
+    if model is not None:
+        look.ask("model.path", lambda: look.contents.model(model))
+    adapter = merged.get("adapter")
+    if isinstance(adapter, str) and "adapter" not in swept:
+        look.ask("adapter", lambda: look.contents.adapter(adapter))
+    trains = "method" in swept or merged.get("method") != NO_METHOD
+    data = None if "data" in swept or not trains else _readable(DataSettings, merged.get("data"))
+    if data is not None:
+        look.ask("data.path", lambda: look.contents.data(data))
+    evals = merged.get("evals")
+    asked = evals.items() if isinstance(evals, Mapping) else ()
+    found = {name: _readable(registry.eval(name).Config, value) for name, value in asked if name in registry.evals}
+    look.check_evals({name: config for name, config in found.items() if getattr(config, "data", None) != HELDOUT}, [])
+
+
+def _swept(search: Any) -> set[str]:
+    """First parts of the keys that a search sets, whatever else is wrong with it."""
+    if not isinstance(search, Mapping):
+        return set()
+    axes, trials = search.get("axes"), search.get("trials")
+    names = [part for axis in axes for part in str(axis).split(",")] if isinstance(axes, Mapping) else []
+    names += [key for trial in trials if isinstance(trial, Mapping) for key in trial] if isinstance(trials, list) else []
+    return {str(name).strip().partition(".")[0] for name in names}
+
+
+def _readable(model: Any, value: Any) -> Any:
+    """The block without its values that are wrong, or None where it cannot do without them."""
+    value = {} if value is None else value
+    found, wrong = validate(model, value, "")
+    if found is None and isinstance(value, Mapping):
+        bad = {re.split(r"[.\[]", item.key)[0] for item in wrong}
+        found, _ = validate(model, {key: item for key, item in value.items() if str(key) not in bad}, "")
+    return found
 
 
 def _evals(value: Any, registry: Registry, raw: Mapping[str, str]) -> tuple[dict[str, Any], list[Mistake]]:

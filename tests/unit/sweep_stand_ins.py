@@ -76,8 +76,8 @@ data: rows.jsonl
 """
 
 
-def read(text, head=HEAD, profile=None, sets=(), source="test.yaml", registry=REGISTRY):
-    return load(head + text, profile=profile, sets=sets, source=source, registry=registry)
+def read(text, head=HEAD, profile=None, sets=(), source="test.yaml", registry=REGISTRY, contents=None):
+    return load(head + text, profile=profile, sets=sets, source=source, registry=registry, contents=contents)
 
 
 def mistakes(text, head=HEAD, **arguments):

@@ -125,7 +125,7 @@ def test_trials_that_come_to_the_same_are_refused():
 def test_a_trial_without_training_does_not_depend_on_training():
     found = wrong("method: none\nsearch: {kind: grid, axes: {train.epochs: [1, 2]}}")
     assert "trains nothing" in found["search.axes"]
-    assert len(plan_of("method: none\nseeds: [0, 1]\n").trials) == 1
+    assert len(plan_of("method: none\nevals: [quiz]\nseeds: [0, 1]\n").trials) == 1
 
 
 # -- base rows -------------------------------------------------------------------------------------------------------
@@ -171,13 +171,13 @@ def test_a_base_of_the_users_own_is_the_base_row_and_not_a_second_one():
 
 
 def test_what_exists_is_a_trial_where_nothing_is_trained():
-    plan = plan_of("method: none\nsearch: {trials: [{name: a}, {name: b, model: other/model}]}")
+    plan = plan_of("method: none\nevals: [quiz]\nsearch: {trials: [{name: a}, {name: b, model: other/model}]}")
     assert [trial.label for trial in plan.trials] == ["a", "b"]
     assert plan.bases == ()
 
 
 def test_an_adapter_is_compared_with_its_model():
-    plan = plan_of("method: none\nadapter: some/adapter\n")
+    plan = plan_of("method: none\nevals: [quiz]\nadapter: some/adapter\n")
     assert plan.trials[0].base_id == plan.bases[0].id
     assert plan.bases[0].settings.adapter is None
 
@@ -290,3 +290,20 @@ def test_a_message_that_names_its_key_is_told_at_that_key_once():
 def test_a_message_that_ends_in_a_question_gets_no_full_stop():
     found = wrong("", Refusing("no such folder. Did you mean ./mini?"))
     assert found == {"model.path": "model.path: no such folder. Did you mean ./mini?"}
+
+
+# -- what the trials are ranked by -------------------------------------------------------------------------------------
+
+
+def test_ranking_by_a_heldout_loss_that_no_trial_has_is_refused():
+    head = "name: test\nmodel: some/model\ndata: {path: rows.jsonl, heldout: 0}\n"
+    found = wrong("", head=head)
+    assert "(got 0)" in found["data.heldout"] and "Set data.heldout above 0" in found["data.heldout"]
+    assert plan_of("objective: {metric: train/loss}", head=head).objective.metric == "train/loss"
+    assert plan_of("evals: [quiz]", head=head).objective.metric == "quiz/accuracy"
+
+
+def test_ranking_by_a_metric_of_training_where_nothing_is_trained_is_refused():
+    found = wrong("method: none")
+    assert "nothing is trained" in found["objective.metric"] and "train/heldout_loss" in found["objective.metric"]
+    assert plan_of("method: none\nevals: [quiz]").trials

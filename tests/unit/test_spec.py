@@ -5,7 +5,7 @@ import yaml
 
 from orchestrator.decide.spec import load, schema
 from orchestrator.errors import SweepFileError
-from tests.unit.sweep_stand_ins import REGISTRY, mistakes, read
+from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, mistakes, read
 
 
 def test_a_string_as_model_or_data_is_its_path():
@@ -286,3 +286,32 @@ def _numbers(value):
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
+
+
+def test_an_unknown_key_is_shown_with_its_value():
+    found = mistakes("train: {epohcs: 2}\ntrian: {epochs: 3}")
+    assert found["train.epohcs"].startswith("train.epohcs: unknown key (got 2). Did you mean epochs?")
+    assert 'unknown key (got {"epochs": 3})' in found["trian"]
+
+
+MISSING = Catalogue(missing=["some/model", "rows.jsonl", "an/adapter", "quiz.jsonl"])
+
+
+def test_what_is_missing_is_told_together_with_what_is_misspelt():
+    text = "train: {epohcs: 2}\nadapter: an/adapter\nevals: {quiz: {limt: 3}, perplexity: {}}"
+    keys = {"model.path", "data.path", "adapter", "evals.quiz.data"}
+    assert set(mistakes(text, contents=MISSING)) == {"train.epohcs", "evals.quiz.limt", *keys}
+    assert set(mistakes(text)) == {"train.epohcs", "evals.quiz.limt"}
+    assert mistakes("", contents=MISSING) == {}
+
+
+def test_a_misspelt_key_beside_a_path_does_not_hide_that_the_path_is_missing():
+    head = "name: test\nmodel: {path: some/model, dtpye: float32}\ndata: {path: rows.jsonl, max_rows: 0}\n"
+    found = mistakes("", head, contents=MISSING)
+    assert set(found) == {"model.dtpye", "model.path", "data.max_rows", "data.path"}
+
+
+def test_what_only_the_trials_name_or_nothing_reads_is_not_asked_for():
+    found = mistakes("train: {epohcs: 2}\nsearch: {kind: grid, axes: {model.path: [a, b]}}", contents=MISSING)
+    assert set(found) == {"train.epohcs", "data.path"}
+    assert set(mistakes("method: none\ntrain: {epohcs: 2}", contents=MISSING)) == {"train.epohcs", "model.path"}
