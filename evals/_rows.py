@@ -30,6 +30,8 @@ class Conversation:
 
     key: str
     messages: list[Message]
+    single_turn: bool | None = None
+    """What the row says of itself: whether it was one question and one answer before it was cleaned."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -100,13 +102,13 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     if limit is not None:
         rows, keys = rows[:limit], keys[:limit]
     return [
-        Conversation(key, messages_of(row, f"{path}: row {i + 1}"))
+        Conversation(key, messages_of(row, f"{path}: row {i + 1}"), single_turn_of(row))
         for i, (key, row) in enumerate(zip(keys, rows, strict=True))
     ]
 
 
 def messages_of(row: Mapping[str, Any], place: str) -> list[Message]:
-    """The messages of one row, as role and content: from the first system or user turn on, blank turns left out.
+    """The messages of one row as given, as role and content, blank turns left out.
 
     `place` names the row in an error. Raises DataError.
     """
@@ -121,9 +123,15 @@ def messages_of(row: Mapping[str, Any], place: str) -> list[Message]:
             raise DataError(
                 f"{place}, turn {number}: must have a role out of {', '.join(sorted(ROLES))} and a text (got {turn!r})."
             )
-        if content.strip() and (messages or role != "assistant"):
+        if content.strip():
             messages.append({"role": role, "content": content})
     return messages
+
+
+def single_turn_of(row: Mapping[str, Any]) -> bool | None:
+    """What a row of held-out conversations says in `single_turn`; None where it says nothing."""
+    said = row.get("single_turn")
+    return said if isinstance(said, bool) else None
 
 
 def _turn(turn: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -135,19 +143,55 @@ def _turn(turn: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return known, content if isinstance(content, str) else "" if content is None else None
 
 
-def arranged(messages: Sequence[Message], role: str, reverse: Reverse = "auto") -> list[Message]:
-    """The conversation as a model that learnt to speak as `role` was shown it; only the user's part needs a change.
+def clean(given: Sequence[Message], keep_unanswered: bool = False) -> list[Message]:
+    """The conversation as training cleans it: the last system message before the first user turn, then whole rounds.
 
-    Reordered, each answer comes before its question. In order, the reverse task's system message is put first if there
-    is none. `auto` reorders conversations of one question and one answer alone.
+    Of two user turns in a row the later counts, of two assistant turns the first; an assistant turn that answers nobody
+    goes. A last user turn without an answer goes too, unless `keep_unanswered`. [] when no round is left.
     """
+    system: list[Message] = []
+    body: list[Message] = []
+    asked: list[Message] = []
+    for message in given:
+        if message["role"] == "system":
+            if not asked and not body:
+                system = [message]
+        elif message["role"] == "user":
+            asked = [message]
+        elif asked:
+            body += [*asked, message]
+            asked = []
+    if keep_unanswered:
+        body += asked
+    return system + body if body else []
+
+
+def is_single_turn(given: Sequence[Message]) -> bool:
+    """True for one user turn, one assistant turn and at most one system turn, in any order."""
+    roles = [message["role"] for message in given]
+    return roles.count("user") == 1 and roles.count("assistant") == 1 and roles.count("system") <= 1
+
+
+def arranged(
+    given: Sequence[Message], role: str, reverse: Reverse = "auto", single_turn: bool | None = None
+) -> list[Message]:
+    """The conversation as a model that learnt to speak as `role` was shown it: cleaned, and reordered for the user's
+    part. [] when nothing of it is left.
+
+    `single_turn`: whether the row as given was one question and one answer; judged from `given` where it is None.
+    Reordered, each answer comes before its question; `auto` reorders single-turn rows alone. In order, the reverse
+    task's system message is put first if there is none.
+    """
+    messages = clean(given, keep_unanswered=role == "user")
     if role != "user":
-        return list(messages)
-    system = [message for message in messages if message["role"] == "system"]
-    body = [message for message in messages if message["role"] != "system"]
-    is_single = [message["role"] for message in body] == ["user", "assistant"]
-    if reverse == "reorder" or (reverse == "auto" and is_single):
+        return messages
+    is_single = is_single_turn(given)
+    if reverse == "reorder" or (reverse == "auto" and (is_single if single_turn is None else single_turn)):
+        if is_single:
+            return sorted(given, key=lambda message: ("system", "assistant", "user").index(message["role"]))
+        system = [message for message in messages if message["role"] == "system"]
+        body = [message for message in messages if message["role"] != "system"]
         return system + [message for start in range(0, len(body), 2) for message in reversed(body[start : start + 2])]
-    if system or not messages:
-        return list(messages)
+    if not messages or messages[0]["role"] == "system":
+        return messages
     return [{"role": "system", "content": PREDICTOR}, *messages]

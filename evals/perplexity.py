@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from evals._types import EXECUTION, DataError, Direction, Encoded, Metric, Result, Settings, Subject
 
-VERSION = 1
+VERSION = 2
 Role = Literal["assistant", "user", "all"]
 
 
@@ -70,8 +70,10 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
         refused: Counter[str] = Counter()
         for row in rows:
             try:
-                shown = arranged(row.messages, role, config.reverse)
-                encoded.append(subject.encode(shown, role, config.mask_span, config.max_length))
+                shown = arranged(row.messages, role, config.reverse, row.single_turn)
+                encoded.append(
+                    subject.encode(shown, role, config.mask_span, config.max_length) if shown else Encoded([], [])
+                )
             except ValueError as error:
                 # A chat template may refuse an order of roles; such a row is not scored, as it is not trained on.
                 encoded.append(Encoded([], []))

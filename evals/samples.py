@@ -10,7 +10,7 @@ from pydantic import Field
 
 from evals._types import EXECUTION, DataError, Direction, Message, Metric, Result, Settings, Subject
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(Settings):
@@ -109,7 +109,7 @@ def _share(values: Sequence[int]) -> Metric:
 def next_turns(rows: Sequence[dict[str, Any]], place: str, config: Config) -> list[Turn]:
     """The first `config.n` turns to generate. Rows with a `prompt` are one user message with no reference but their
     `reference` or `response`, where given. Raises DataError for a row that is neither that nor a conversation."""
-    from evals._rows import keys_of, messages_of
+    from evals._rows import keys_of, messages_of, single_turn_of
 
     turns: list[Turn] = []
     for number, (key, row) in enumerate(zip(keys_of(rows), rows, strict=True), start=1):
@@ -120,7 +120,8 @@ def next_turns(rows: Sequence[dict[str, Any]], place: str, config: Config) -> li
                     Turn(key, [{"role": "user", "content": row["prompt"]}], real if isinstance(real, str) else None)
                 )
         else:
-            before, reference = split_turn(messages_of(row, f"{place}: row {number}"), config.role, config.reverse)
+            messages = messages_of(row, f"{place}: row {number}")
+            before, reference = split_turn(messages, config.role, config.reverse, single_turn_of(row))
             if reference is not None:
                 turns.append(Turn(key, before, reference))
         if len(turns) == config.n:
@@ -129,13 +130,16 @@ def next_turns(rows: Sequence[dict[str, Any]], place: str, config: Config) -> li
 
 
 def split_turn(
-    messages: Sequence[Message], role: str, reverse: Literal["auto", "reorder", "in_order"] = "auto"
+    messages: Sequence[Message],
+    role: str,
+    reverse: Literal["auto", "reorder", "in_order"] = "auto",
+    single_turn: bool | None = None,
 ) -> tuple[list[Message], str | None]:
     """What stands before the last turn of `role` and that turn's text, in a conversation arranged as for training on
     that role; None when there is no such turn, or an assistant would answer nobody."""
     from evals._rows import arranged
 
-    shown = arranged(messages, role, reverse)
+    shown = arranged(messages, role, reverse, single_turn)
     places = [i for i, message in enumerate(shown) if message["role"] == role]
     if not places:
         return shown, None

@@ -18,7 +18,7 @@ from trainables._preview import format_preview, preview_row
 from trainables._rows import DataError, content_hash, read_rows
 from trainables._settings import DataSettings
 from trainables._tokenizer import bos_id, notes, tokenizer_hash
-from trainables.core.conversations import Message, RowRefused, clean, conversation, turns
+from trainables.core.conversations import Message, RowRefused, clean, conversation, is_single_turn, turns
 from trainables.core.loss import IGNORED
 from trainables.core.masking import Marked
 from trainables.core.version import VERSION
@@ -176,26 +176,33 @@ def heldout_split(rows: int, share: float, seed: int) -> tuple[list[int], list[i
 def _heldout_numbers(rows: Sequence[Any], data: DataSettings) -> frozenset[int]:
     """Which raw rows are held out: drawn among those that hold a conversation, before the settings that differ between
     trials (tokens, template, targets, rounds) drop any, so that all trials hold out the same ones."""
-    usable = [number for number, row in enumerate(rows) if _plain(row, None)]
+    usable = [number for number, row in enumerate(rows) if _plain(row)]
     _, heldout = heldout_split(len(usable), data.heldout, data.heldout_seed)
     return frozenset(usable[place] for place in heldout)
 
 
-def _plain(row: Any, max_rounds: int | None) -> list[Message]:
+def _plain(row: Any) -> list[Message]:
     try:
-        return clean(turns(row), max_rounds, keep_unanswered=True)
+        return clean(turns(row), keep_unanswered=True)
     except RowRefused:
         return []
 
 
-def heldout_conversations(data: DataSettings) -> list[list[Message]]:
-    """The held-out rows as cleaned conversations in their own order (not reversed), an unanswered last user turn
-    included.
+def heldout_conversations(data: DataSettings) -> list[dict[str, Any]]:
+    """The held-out rows as {"conversations": messages, "single_turn": bool}, not reversed.
 
-    The same for every trial, whatever it trains on. Raises DataError when the data cannot be read.
+    Single-turn rows hold all their turns as given, since the reverse task shows them so; the others are cleaned, an
+    unanswered last user turn included. The same for every trial, whatever it trains on. Raises DataError when the data
+    cannot be read.
     """
     rows = list(read_rows(data))
-    return [_plain(rows[number], data.max_rounds) for number in sorted(_heldout_numbers(rows, data))]
+    found = []
+    for number in sorted(_heldout_numbers(rows, data)):
+        given = turns(rows[number])
+        is_single = is_single_turn(given)
+        messages = given if is_single else clean(given, data.max_rounds, keep_unanswered=True)
+        found.append({"conversations": messages, "single_turn": is_single})
+    return found
 
 
 def collate(rows: Sequence[Marked | None], pad_id: int, label_pad: int = IGNORED) -> "dict[str, torch.Tensor]":

@@ -14,9 +14,12 @@ from orchestrator.record.records import TrialRecord
 from orchestrator.record.tasks import EvalTask
 from orchestrator.registry import Registry, installed
 from trainables._settings import DataSettings, Job, ModelSettings
+from trainables.core.version import VERSION as CORE_VERSION
 
 HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
+HELDOUT_FORMAT = 2
+"""Version of the file that holds them; a file of another version is not read."""
 
 
 class Sources:
@@ -115,14 +118,14 @@ class Sources:
         chosen = data.model_dump(
             include={"split", "name", "max_rows", "max_rounds", "heldout", "heldout_seed"}, mode="json"
         )
-        chosen["content"] = self.contents.data(data).hash
+        chosen |= {"content": self.contents.data(data).hash, "core": CORE_VERSION, "format": HELDOUT_FORMAT}
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
         path = self.ledger.cache / "heldout" / f"{digest[:16]}.jsonl"
         if not path.is_file():
             from trainables._data import heldout_conversations
 
             rows = heldout_conversations(self._local(data))
-            lines = [json.dumps({"conversations": row}, ensure_ascii=False) + "\n" for row in rows]
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
             write_text(path, "".join(lines))
         return path, digest
 

@@ -144,7 +144,7 @@ def test_trials_hold_out_the_same_rows_whatever_they_drop(tmp_path, tokenizer):
     rows = [row(f"he {n}", "hello " * (1 + n % 7)) if n % 3 else row(f"he {n}") for n in range(60)]
     rows[5] = {"text": "no conversation"}
     data = DataSettings(path=str(write(tmp_path / "x.jsonl", rows)), heldout=0.3)
-    kept = {json.dumps(each) for each in heldout_conversations(data)}
+    kept = {json.dumps(each["conversations"]) for each in heldout_conversations(data)}
     numbers = set()
     for change in ({"train_on": "user"}, {"max_length": 30}, {"mask_span": "content"}, {"max_rounds": 1}):
         settings = data.model_copy(update=change)
@@ -160,7 +160,17 @@ def test_rows_are_held_out_of_those_that_hold_a_conversation(tmp_path):
     for seed in range(5):
         heldout = heldout_conversations(data.model_copy(update={"heldout_seed": seed}))
         assert len(heldout) == 1
-        assert len(heldout[0]) == 2
+        assert len(heldout[0]["conversations"]) == 2
+
+
+def test_a_heldout_row_says_whether_it_was_single_turn_and_keeps_the_turns_of_one_that_was(tmp_path):
+    rows = ["au", "uua", "uaua"]
+    roles = {"u": "user", "a": "assistant"}
+    for number, names in enumerate(rows):
+        given = [{"role": roles[name], "content": f"{name}{i}"} for i, name in enumerate(names)]
+        data = DataSettings(path=str(write(tmp_path / f"{number}.jsonl", [{"messages": given}] * 2)), max_rounds=1)
+        kept = given if names == "au" else given[-2:] if names == "uua" else given[:2]
+        assert heldout_conversations(data) == [{"conversations": kept, "single_turn": names == "au"}]
 
 
 # -- prepared rows ---------------------------------------------------------------------------------------------------

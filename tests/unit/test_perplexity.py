@@ -120,22 +120,87 @@ def test_the_users_turns_are_scored_in_the_order_that_the_reverse_task_shows(sub
     assert found == pytest.approx(plain(subject, subject.encode([system, user, assistant], "user")), abs=1e-5)
 
 
-@pytest.mark.parametrize("reverse", ["auto", "reorder", "in_order"])
-def test_conversations_are_arranged_as_training_arranges_them(shared_file, reverse):
-    from evals._rows import arranged, read_conversations
-    from trainables.core.conversations import clean, is_single_turn, reversed_order, turns
+SHAPES = [
+    "ua", "sua", "au", "sau", "asu", "usa", "uua", "uaa", "suua", "uaua", "uau", "suauau", "u",
+    "s", "a", "su", "ssua", "ssau", "uuau", "uasua", "uuaauua", "aua", "auau", "uaus", "auua", "sasua",
+]  # fmt: skip
+"""Rows by their roles, one letter a turn."""
 
-    files = [shared_file("oasst"), shared_file("sharegpt")]
-    rows = [row.messages for folder in files for row in read_conversations(folder)]
+
+def shaped(roles):
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    return {"messages": [{"role": names[role], "content": f"{role}{i}"} for i, role in enumerate(roles)]}
+
+
+def trained(row, *rest):
+    from trainables.core.conversations import RowRefused, conversation
+
+    try:
+        return conversation(row, *rest)
+    except RowRefused:
+        return []
+
+
+@pytest.mark.parametrize("reverse", ["auto", "reorder", "in_order"])
+@pytest.mark.parametrize("role", ["assistant", "user", "all"])
+@pytest.mark.parametrize("roles", SHAPES)
+def test_a_row_is_arranged_as_training_arranges_it(roles, role, reverse):
+    from evals._rows import arranged, messages_of
+
+    row = shaped(roles)
+    assert arranged(messages_of(row, "row"), role, reverse) == trained(row, role, None, reverse)
+
+
+@pytest.mark.parametrize("reverse", ["auto", "reorder", "in_order"])
+@pytest.mark.parametrize("role", ["assistant", "user", "all"])
+@pytest.mark.parametrize("max_rounds", [None, 1, 2])
+def test_a_heldout_row_is_arranged_as_training_arranges_it(tmp_path, role, reverse, max_rounds):
+    from evals._rows import arranged, read_conversations
+    from trainables._data import heldout_conversations
+    from trainables._settings import DataSettings
+
+    for number, roles in enumerate(SHAPES):
+        if "u" not in roles:
+            continue
+        path, held = tmp_path / f"{number}.jsonl", tmp_path / f"{number}-held.jsonl"
+        path.write_text(f"{json.dumps(shaped(roles))}\n" * 2)
+        (row,) = heldout_conversations(DataSettings(path=str(path), max_rounds=max_rounds))
+        held.write_text(json.dumps(row))
+        (read,) = read_conversations(held)
+        assert read.single_turn is not None
+        shown = arranged(read.messages, role, reverse, read.single_turn)
+        assert shown == trained(shaped(roles), role, max_rounds, reverse), roles
+
+
+def test_real_conversations_are_cleaned_and_arranged_as_training_does_it(shared_file):
+    from evals import _rows
+    from trainables._rows import read_rows
+    from trainables._settings import DataSettings
+    from trainables.core import conversations
+
+    rows = [row for name in ("oasst", "sharegpt") for row in read_rows(DataSettings(path=str(shared_file(name))))]
     assert len(rows) > 700
     singles = 0
-    for messages in rows:
-        cleaned = clean(turns({"messages": messages}), keep_unanswered=True)
-        if cleaned:
-            singles += is_single_turn(cleaned)
-            assert arranged(cleaned, "user", reverse) == reversed_order(cleaned, is_single_turn(cleaned), reverse)
-            assert arranged(cleaned, "assistant", reverse) == cleaned
+    for row in rows:
+        given, read = conversations.turns(row), _rows.messages_of(row, "row")
+        assert read == given
+        singles += _rows.is_single_turn(read)
+        assert _rows.is_single_turn(read) == conversations.is_single_turn(given)
+        for keep in (False, True):
+            assert _rows.clean(read, keep) == conversations.clean(given, keep_unanswered=keep)
+        for role in ("assistant", "user", "all"):
+            for reverse in ("auto", "reorder", "in_order"):
+                assert _rows.arranged(read, role, reverse) == trained(row, role, None, reverse)
     assert singles > 20
+
+
+def test_what_a_row_says_of_itself_goes_before_what_it_looks_like(subject, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    user, assistant = ROWS[0]["conversations"]
+    path.write_text(json.dumps({**ROWS[0], "single_turn": False}))
+    found = perplexity.run(subject, perplexity.Config(roles=("user",)), path, tmp_path).samples[0]["user"]["nll"]
+    system = {"role": "system", "content": "You are a good state predictor."}
+    assert found == pytest.approx(plain(subject, subject.encode([system, user, assistant], "user")), abs=1e-5)
 
 
 def test_rows_that_a_template_refuses_are_left_out_and_counted(data, tmp_path):

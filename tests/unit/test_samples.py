@@ -60,6 +60,17 @@ def test_in_order_never_turns_an_exchange_round():
     assert (before, reference) == ([{"role": "system", "content": PREDICTOR}], "Hello?")
 
 
+def test_rows_are_cleaned_and_judged_as_in_training(tmp_path):
+    user, assistant = SINGLE
+    rows = [{"messages": [assistant, user]}, {"messages": SINGLE, "single_turn": False}, {"messages": [user, *SINGLE]}]
+    one, two, three = samples.next_turns(rows, "rows", samples.Config(role="user"))
+    predictor = {"role": "system", "content": PREDICTOR}
+    assert (one.messages, one.reference) == ([assistant], "Hello?")
+    assert two.messages == three.messages == [predictor]
+    (asked,) = samples.next_turns([{"messages": [user, *MULTI[2:]]}], "rows", samples.Config())
+    assert asked.messages == [MULTI[2]]
+
+
 def test_rows_that_a_template_refuses_are_left_out_and_counted(tmp_path):
     subject = tiny_subject()
     real = subject.prompt
