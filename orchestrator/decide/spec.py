@@ -225,7 +225,9 @@ def _swept(search: Any) -> set[str]:
         return set()
     axes, trials = search.get("axes"), search.get("trials")
     names = [part for axis in axes for part in str(axis).split(",")] if isinstance(axes, Mapping) else []
-    names += [key for trial in trials if isinstance(trial, Mapping) for key in trial] if isinstance(trials, list) else []
+    names += (
+        [key for trial in trials if isinstance(trial, Mapping) for key in trial] if isinstance(trials, list) else []
+    )
     return {str(name).strip().partition(".")[0] for name in names}
 
 

@@ -6,23 +6,67 @@ from difflib import get_close_matches
 MOST_LISTED = 12
 """Names that a message lists at most."""
 
+ALIASES = {
+    "lr": "learning_rate",
+    "batch_size": "global_batch",
+    "global_batch_size": "global_batch",
+    "train_batch_size": "global_batch",
+    "per_device_train_batch_size": "micro_batch",
+    "micro_batch_size": "micro_batch",
+    "gradient_accumulation_steps": "accumulation",
+    "grad_accum": "accumulation",
+    "lr_scheduler_type": "lr_schedule",
+    "lr_scheduler": "lr_schedule",
+    "scheduler": "lr_schedule",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "warmup": "warmup_ratio",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "cutoff_len": "max_length",
+    "wd": "weight_decay",
+}
+"""What other tools call a setting -> what it is called here."""
+
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """The valid name most like `name`, or None where none is like it.
 
-    Case and the choice between `_`, `-` and a space do not count. Of dotted names the last part counts too, so that
-    `learning_rate` finds `train.learning_rate`.
+    Case and the choice between `_`, `-` and a space do not count, and the names of other tools are known. Of dotted
+    names the last part counts too, so that `learning_rate` finds `train.learning_rate`; where the part before it is
+    right it says nothing, so that `train.bogus` is like no other key of `train`.
     """
     names = list(dict.fromkeys(valid))
     plain = {_plain(item): item for item in reversed(names)}
     if _plain(name) in plain:
         return plain[_plain(name)]
-    close = get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
-    if close:
-        return plain[close[0]]
-    leaves = {_plain(item.rpartition(".")[2]): item for item in reversed(names)}
-    close = get_close_matches(_plain(name.rpartition(".")[2]), leaves, n=1, cutoff=0.75)
+    block, leaf = _split(name)
+    inside = [item for item in names if block and _split(item)[0] == block]
+    for known in (inside, names):
+        leaves = {_split(item)[1]: item for item in reversed(known)}
+        same = next((leaves[word] for word in _words(leaf) if word in leaves), None)
+        if same:
+            return same
+    if inside:
+        leaves = {_split(item)[1]: item for item in reversed(inside)}
+        close = get_close_matches(leaf, leaves, n=1, cutoff=0.6)
+        if close:
+            return leaves[close[0]]
+    else:
+        close = get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
+        if close:
+            return plain[close[0]]
+    leaves = {_split(item)[1]: item for item in reversed(names)}
+    close = get_close_matches(leaf, leaves, n=1, cutoff=0.75)
     return leaves[close[0]] if close else None
+
+
+def nearest_file(name: str, valid: Iterable[str]) -> str | None:
+    """The file name most like `name`, or None where none is like it; an ending in common is no likeness."""
+    names = list(dict.fromkeys(valid))
+    stems = {_plain(item.rpartition(".")[0] or item): item for item in reversed(names)}
+    close = get_close_matches(_plain(name.rpartition(".")[0] or name), stems, n=1, cutoff=0.6)
+    return stems[close[0]] if close else None
 
 
 def did_you_mean(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
@@ -30,19 +74,25 @@ def did_you_mean(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ())
 
     `elsewhere` holds full dotted keys: a name that is valid in another place is pointed to there.
     """
-    names = sorted(dict.fromkeys(valid))
+    names, places = sorted(dict.fromkeys(valid)), tuple(elsewhere)
     near = nearest(name, names)
-    other = _same_leaf(name, elsewhere)
-    if other and (near is None or _plain(near) != _plain(name)):
+    words = _words(_split(name)[1])
+    other = next((key for word in words for key in places if _split(key)[1] == word), None)
+    if other and (near is None or _split(near)[1] not in words):
         near = other
     if near is None and not names:
         return "Nothing is valid here."
-    listed = f"Valid: {listing(names)}."
+    listed = f"Valid: {listing(_of_its_block(name, names))}."
     if near is None:
         return listed
     return (
         f"Did you mean {near}?" if near not in names or len(names) > MOST_LISTED else f"Did you mean {near}? {listed}"
     )
+
+
+def _of_its_block(name: str, names: list[str]) -> list[str]:
+    block = _split(name)[0]
+    return [item for item in names if block and _split(item)[0] == block] or names
 
 
 def listing(names: Iterable[str]) -> str:
@@ -53,9 +103,15 @@ def listing(names: Iterable[str]) -> str:
     return f"{', '.join(items[:MOST_LISTED])} and {len(items) - MOST_LISTED} more"
 
 
-def _same_leaf(name: str, dotted: Iterable[str]) -> str | None:
-    wanted = _plain(name.rpartition(".")[2])
-    return next((key for key in dotted if _plain(key.rpartition(".")[2]) == wanted), None)
+def _words(leaf: str) -> tuple[str, ...]:
+    """What a last part may stand for: itself, and what another tool means by it."""
+    return (leaf, ALIASES[leaf]) if leaf in ALIASES else (leaf,)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The block of a dotted name, empty where it has none, and its last part."""
+    block, _, leaf = _plain(name).rpartition(".")
+    return block, leaf
 
 
 def _plain(name: str) -> str:

@@ -298,12 +298,12 @@ def test_a_message_that_ends_in_a_question_gets_no_full_stop():
 def test_ranking_by_a_heldout_loss_that_no_trial_has_is_refused():
     head = "name: test\nmodel: some/model\ndata: {path: rows.jsonl, heldout: 0}\n"
     found = wrong("", head=head)
-    assert "(got 0)" in found["data.heldout"] and "Set data.heldout above 0" in found["data.heldout"]
+    assert "(got 0). Set data.heldout above 0" in found["data.heldout"]
     assert plan_of("objective: {metric: train/loss}", head=head).objective.metric == "train/loss"
     assert plan_of("evals: [quiz]", head=head).objective.metric == "quiz/accuracy"
 
 
 def test_ranking_by_a_metric_of_training_where_nothing_is_trained_is_refused():
     found = wrong("method: none")
-    assert "nothing is trained" in found["objective.metric"] and "train/heldout_loss" in found["objective.metric"]
+    assert "nothing is trained, so no trial has it (got 'train/heldout_loss')" in found["objective.metric"]
     assert plan_of("method: none\nevals: [quiz]").trials
