@@ -6,18 +6,20 @@ outside the cache.
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.decide.suggest import nearest
+from orchestrator.decide.suggest import nearest, nearest_file
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.record import hub
 from orchestrator.record.hashes import FileHashes
-from orchestrator.record.layouts import check_text, look_at_files
+from orchestrator.record.layouts import check_template, check_text, look_at_files
+from orchestrator.record.ledger import read_json, write_text
 from orchestrator.record.shapes import shapes, tokenizer_warning
 from trainables._rows import SUFFIXES, DataError, files_of
 from trainables._settings import DataSettings, ModelSettings
@@ -36,6 +38,17 @@ NOT_MODEL_FILES = (
     ".*",
 )
 """Words about a model, and records of how it was made: they change nothing that it does."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+)
+"""A model folder has at least one of these."""
+DATA_FIX = "Name a .json, .jsonl or .parquet file, a folder of them, or a hub id."
 REMEMBERED_BYTES = 1 << 20
 """Model files larger than this are read once, and again only when their stat changes."""
 
@@ -65,14 +78,16 @@ class Contents:
     def model(self, settings: ModelSettings) -> Content:
         """A model's weights, configuration and tokenizer, with the bytes of `chat_template` where one is given.
 
-        Raises MissingDataError for an unknown built-in, a missing folder or template, a folder without config.json.
+        Raises MissingDataError for an unknown built-in, a missing folder or template, a folder without config.json or
+        tokenizer, a template that is no Jinja.
         """
         content = self._model(settings)
         if settings.chat_template is None:
             return content
         template = Path(settings.chat_template).expanduser().absolute()
         if not template.is_file():
-            raise _missing("model.chat_template", settings.chat_template, "no such file")
+            raise _missing("model.chat_template", settings.chat_template, "no such file", Path.is_file)
+        check_template(template, "model.chat_template")
         if content.hash is None:
             return content
         return replace(content, hash=_joined([("base", content.hash), ("chat template", self._hashes.of(template))]))
@@ -84,7 +99,8 @@ class Contents:
     def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Content:
         """Rows to train on, or (`kind` eval) to score; `key` is the place in the sweep file, for messages.
 
-        Raises MissingDataError for what is not there, is empty, or whose first row has another layout.
+        Raises MissingDataError for what is not there, is empty, cannot be parsed, or whose first row has another
+        layout.
         """
         name = settings.path
         if name.startswith(BUILTIN):
@@ -92,8 +108,10 @@ class Contents:
         path = Path(name).expanduser().absolute()
         if not path.exists():
             if _looks_local(name, (*SUFFIXES, ".csv", ".txt", ".tsv")) or not hub.is_id(name):
-                raise _missing(key, name, "no such file or folder")
-            return _from_hub(name, settings, "dataset", f":{settings.name or ''}:{settings.split}")
+                raise _missing(key, name, "no such file or folder", _holds_rows(name, kind))
+            return _from_hub(
+                name, settings, "dataset", _holds_rows(name, kind), f":{settings.name or ''}:{settings.split}"
+            )
         files = self._data_files(settings, kind, key)
         empty = next((file for file in files if file.stat().st_size == 0), None)
         if empty is not None:
@@ -137,11 +155,14 @@ class Contents:
         return self._folder("model.path", name, settings, "config.json", fix)
 
     def _folder(self, key: str, name: str, settings: ModelSettings | None, needed: str, fix: str) -> Content:
+        def holds_it(entry: Path) -> bool:
+            return (entry / needed).is_file()
+
         path = Path(name).expanduser().absolute()
         if not path.exists():
             if _looks_local(name, ()) or not hub.is_id(name):
-                raise _missing(key, name, "no such folder")
-            return _from_hub(name, settings, "model")
+                raise _missing(key, name, "no such folder", holds_it)
+            return _from_hub(name, settings, "model", holds_it)
         if not path.is_dir():
             raise MissingDataError(str(Mistake(key, name, "must be a folder or a hub id, this is a file", fix)))
         if not (path / needed).is_file():
@@ -152,6 +173,9 @@ class Contents:
         files += sorted(file for file in path.glob("additional_chat_templates/*.jinja") if file.is_file())
         if not any(file.suffix in (".safetensors", ".bin") for file in files):
             return Content(None, path, f"{name}: the folder holds no weights (*.safetensors or *.bin)")
+        if settings is not None and not any(fnmatch(file.name, form) for file in files for form in TOKENIZER_FILES):
+            rule = f"the folder holds no tokenizer ({', '.join(TOKENIZER_FILES[:4])})"
+            raise MissingDataError(str(Mistake(key, name, rule, "Save the model's tokenizer into it.")))
         found = _joined((file.relative_to(path).as_posix(), self._large(file)) for file in files)
         return Content(found, path)
 
@@ -181,8 +205,11 @@ class Contents:
         except DataError as error:
             # An eval may read formats of its own, such as a folder of CSV files.
             files = [] if kind == "train" else [path] if path.is_file() else sorted(_visible(path))
+            if kind == "train" and path.is_file():
+                rule = "rows cannot be read from a file of this kind"
+                raise MissingDataError(str(Mistake(key, settings.path, rule, DATA_FIX))) from error
             if not files:
-                raise MissingDataError(str(error).replace("data.path", key, 1)) from error
+                raise MissingDataError(f"{str(error).replace('data.path', key, 1)} {DATA_FIX}") from error
         unreadable = next((file for file in files if not os.access(file, os.R_OK)), None)
         if unreadable is not None:
             rule = "the file cannot be read (permission denied)"
@@ -192,14 +219,33 @@ class Contents:
     def _rows(self, settings: DataSettings, files: list[Path], found: str, kind: str, key: str) -> int | None:
         known = (found, kind, settings.path)
         if known not in self._looked:
-            self._looked[known] = look_at_files(files, kind, key)
+            # By hash and ending: the same bytes are rows of JSON under one name and lines under another.
+            kept = self.cache / "rows" / f"{kind}-{found}{Path(settings.path).suffix.lower()}.json"
+            large = sum(file.stat().st_size for file in files) > REMEMBERED_BYTES
+            counted = (read_json(kept) or {}).get("rows") if large else None
+            self._looked[known] = counted if isinstance(counted, int) else look_at_files(files, kind, key)
+            if large and counted is None:
+                _keep(kept, {"rows": self._looked[known]})
         return _at_most(self._looked[known], settings.max_rows)
 
 
-def _from_hub(name: str, settings: ModelSettings | DataSettings | None, kind: hub.Kind, part: str = "") -> Content:
+def _keep(path: Path, value: dict[str, Any]) -> None:
+    try:
+        write_text(path, json.dumps(value) + "\n")
+    except OSError:
+        return  # A cache that cannot be written costs time, not the answer.
+
+
+def _from_hub(
+    name: str,
+    settings: ModelSettings | DataSettings | None,
+    kind: hub.Kind,
+    wanted: Callable[[Path], bool],
+    part: str = "",
+) -> Content:
     resolved = hub.resolve(name, settings.revision if settings is not None else None, kind)
     if resolved.commit is None:
-        near = _nearby(name)
+        near = _nearby(name, wanted)
         hint = f"; there is a folder or file {near!r}" if near else ""
         return Content(None, None, f"{resolved.unresolved}{hint}")
     return Content(f"hub:{name}@{resolved.commit}{part}", resolved.folder if kind == "model" else None)
@@ -209,17 +255,29 @@ def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in suffixes
 
 
-def _missing(key: str, name: str, rule: str) -> MissingDataError:
-    near = _nearby(name)
+def _holds_rows(name: str, kind: str) -> Callable[[Path], bool]:
+    """Whether a file or folder may be what the data `name` stands for."""
+    own = Path(name).suffix.lower()
+    suffixes = (*SUFFIXES, own) if kind == "eval" and own else SUFFIXES
+
+    def wanted(entry: Path) -> bool:
+        is_folder = not own and entry.is_dir() and not entry.name.startswith(".")
+        return is_folder or (entry.is_file() and entry.suffix.lower() in suffixes)
+
+    return wanted
+
+
+def _missing(key: str, name: str, rule: str, wanted: Callable[[Path], bool]) -> MissingDataError:
+    near = _nearby(name, wanted)
     fix = f"Did you mean {near}?" if near else f"Check the path; it is seen from {Path.cwd()}."
     return MissingDataError(str(Mistake(key, name, rule, fix)))
 
 
-def _nearby(name: str) -> str | None:
-    """The name most like it in the same folder, as it would be written; None where the folder is not there."""
+def _nearby(name: str, wanted: Callable[[Path], bool]) -> str | None:
+    """The wanted name most like it in the same folder, as it would be written; None where there is none."""
     path = Path(name).expanduser()
     try:
-        near = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+        near = nearest_file(path.name, sorted(entry.name for entry in path.parent.iterdir() if wanted(entry)))
     except OSError:
         return None
     return None if near is None else f"{name[: len(name.rstrip('/')) - len(path.name)]}{near}"

@@ -1,5 +1,4 @@
-"""A first look at data files: the first row must parse and be of a known layout, and the rows are counted if that is
-quick."""
+"""A first look at what a sweep file names: rows must parse, the first be of a known layout, and templates be Jinja."""
 
 import json
 from itertools import islice
@@ -18,7 +17,7 @@ COUNTED_BYTES = 64 << 20
 
 
 def look_at_files(files: list[Path], kind: str, key: str) -> int | None:
-    """Check the first row of each file and count the rows of all; None where that would take long.
+    """Parse the rows of each file, check the first and count them all; None where that would take long.
 
     `kind`: train or eval; `key`: the place in the sweep file. Raises MissingDataError naming file, line and keys.
     """
@@ -57,7 +56,7 @@ def _look(file: Path, kind: str, key: str) -> int | None:
             return 0
         place = f"{file}, row 1" if suffix == ".json" else f"{file}, line {_first_line(file)}"
         check_row(first, place, kind, key)
-        return _lines(file) if suffix != ".json" else 1 + sum(1 for _ in rows)
+        return 1 + sum(1 for _ in rows)
     except DataError as error:
         raise MissingDataError(f"{key}: {error}") from error
 
@@ -76,14 +75,34 @@ def _parquet(file: Path, kind: str, key: str) -> int:
     return int(rows)
 
 
-def _lines(file: Path) -> int:
-    with file.open("rb") as stream:
-        return sum(1 for line in stream if line.strip())
-
-
 def _first_line(file: Path) -> int:
     with file.open("rb") as stream:
         return next((number for number, line in enumerate(stream, start=1) if line.strip()), 1)
+
+
+def check_template(file: Path, key: str) -> None:
+    """Raise MissingDataError, naming file and line, where a chat template is no Jinja."""
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+
+    class Generation(Extension):
+        """`{% generation %}`, which transformers adds to Jinja."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> list[nodes.Node]:
+            next(parser.stream)
+            return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        jinja2.Environment(extensions=[loopcontrols, Generation], autoescape=False).compile(text)
+    except jinja2.TemplateSyntaxError as error:
+        rule = f"is no Jinja template: {(error.message or '').rstrip('.')} ({file}, line {error.lineno})"
+        raise MissingDataError(str(Mistake(key, None, rule))) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise MissingDataError(str(Mistake(key, str(file), "cannot be read as text"))) from error
 
 
 def check_text(line: str, place: str, kind: str, key: str) -> None:

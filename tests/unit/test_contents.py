@@ -33,6 +33,8 @@ def data(path, **more):
 def folder(path, weights=b"weights"):
     path.mkdir()
     (path / "config.json").write_text("{}")
+    (path / "tokenizer_config.json").write_text("{}")
+    (path / "tokenizer.model").write_text("pieces")
     (path / "model.safetensors").write_bytes(weights)
     return path
 
@@ -194,6 +196,56 @@ def test_built_in_data_is_what_its_file_holds(contents):
     assert found.path == path
     assert found.hash == hashlib.sha256(path.read_bytes()).hexdigest() == contents.data(data(path)).hash
     assert found.rows == contents.data(data(path)).rows
+
+
+def test_every_line_must_parse_and_a_large_file_is_parsed_once(contents, tmp_path, monkeypatch):
+    file = lines(tmp_path / "rows.jsonl", ROW)
+    file.write_text(file.read_text() + "{oops\n")
+    message = refused(contents.data, data(file))
+    assert f"{file}, line 2" in message
+    lines(file, *[ROW] * 20_000)
+    assert contents.data(data(file)).rows == 20_000
+    monkeypatch.setattr("orchestrator.record.contents.look_at_files", None)
+    assert Contents(tmp_path / "cache").data(data(file, max_rows=7)).rows == 7
+
+
+def test_a_file_that_holds_no_rows_is_refused_with_what_may(contents, tmp_path):
+    (tmp_path / "x.txt").write_text("words")
+    (tmp_path / "empty").mkdir()
+    for name in ("x.txt", "empty"):
+        assert "a .json, .jsonl or .parquet file, a folder of them, or a hub id" in refused(
+            contents.data, data(tmp_path / name)
+        )
+    assert contents.data(data(tmp_path / "x.txt"), "eval").hash
+
+
+def test_only_what_could_be_meant_is_suggested(contents, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rowz.txt").write_text("words")
+    (tmp_path / "modelz").mkdir()
+    lines(tmp_path / "other.jsonl", ROW)
+    for message in (refused(contents.data, data("./rows.jsonl")), refused(contents.model, model("./model"))):
+        assert "Did you mean" not in message
+    folder(tmp_path / "modell")
+    assert "Did you mean ./modell?" in refused(contents.model, model("./model"))
+
+
+def test_a_model_without_a_tokenizer_is_refused(contents, tmp_path):
+    bare = folder(tmp_path / "bare")
+    (bare / "tokenizer.model").unlink()
+    assert "no tokenizer (tokenizer.json" in refused(contents.model, model(bare))
+
+
+def test_a_template_that_is_no_jinja_is_refused_with_file_and_line(contents, tmp_path):
+    base, template = folder(tmp_path / "base"), tmp_path / "chat.jinja"
+    template.write_text("{% for message in messages %}\n{{ message. }}\n{% endfor %}")
+    message = refused(contents.model, model(base, chat_template=str(template)))
+    assert message.startswith("model.chat_template: ")
+    assert f"({template}, line 2)" in message
+    template.write_text(
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
+    )
+    assert contents.model(model(base, chat_template=str(template))).hash
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------
