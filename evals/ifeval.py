@@ -5,6 +5,7 @@ answer as it is; loose also accepts it without its first or last line or its ast
 when all of its instructions are followed; instruction level counts instructions.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,8 +111,8 @@ def _metric(value: float, name: str, samples: list[dict[str, Any]]) -> Metric:
 
 
 def tables(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy by instruction type (of instructions) and by number of instructions (of prompts), and what to leave out
-    of paired comparisons."""
+    """Accuracy by instruction type (of instructions) and by number of instructions (of prompts), strict and loose with
+    standard errors, and what to leave out of paired comparisons."""
     by_type: dict[str, list[tuple[bool, bool]]] = {}
     by_count: dict[int, list[tuple[bool, bool]]] = {}
     for sample in samples:
@@ -125,6 +126,11 @@ def tables(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _shares(verdicts: list[tuple[bool, bool]]) -> dict[str, float | int]:
+def _shares(verdicts: list[tuple[bool, bool]]) -> dict[str, float | int | None]:
+    """Shares with their binomial standard errors sqrt(p (1 - p) / (n - 1)), None for a single verdict."""
     n = len(verdicts)
-    return {"strict": sum(s for s, _ in verdicts) / n, "loose": sum(loose for _, loose in verdicts) / n, "n": n}
+    found: dict[str, float | int | None] = {"n": n}
+    for place, name in enumerate(("strict", "loose")):
+        share = sum(verdict[place] for verdict in verdicts) / n
+        found |= {name: share, f"{name}_stderr": math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None}
+    return found

@@ -36,22 +36,36 @@ class Changed:
 
 @dataclass(frozen=True)
 class TypeGain:
-    """One instruction type: how many of its instructions base and trial follow, strictly."""
+    """One instruction type: how many of its instructions base and trial follow, strictly and loosely."""
 
     type: str
     n: int
     base: int
     best: int
+    base_loose: int
+    best_loose: int
 
     @property
     def gain(self) -> float:
-        """Difference of the shares."""
+        """Difference of the strict shares."""
         return (self.best - self.base) / self.n
 
     @property
     def still_failing(self) -> bool:
-        """Whether the trial follows it less often than STILL_FAILING."""
+        """Whether the trial strictly follows it less often than STILL_FAILING."""
         return self.best / self.n < STILL_FAILING
+
+
+@dataclass(frozen=True)
+class CountGain:
+    """Prompts with one number of instructions: how many base and trial pass, strictly and loosely."""
+
+    instructions: int
+    n: int
+    base: int
+    best: int
+    base_loose: int
+    best_loose: int
 
 
 @dataclass(frozen=True)
@@ -125,25 +139,26 @@ def type_gains(base: Row, trial: Row) -> list[TypeGain]:
         if new is None:
             continue
         for a, b in zip(old.get("instructions", []), new.get("instructions", []), strict=False):
-            total = counts.setdefault(str(a["id"]), [0, 0, 0])
-            total[0] += 1
-            total[1] += bool(a["strict"])
-            total[2] += bool(b["strict"])
-    found = [TypeGain(name, n, old, new) for name, (n, old, new) in counts.items()]
+            _count(counts.setdefault(str(a["id"]), [0] * 5), a, b)
+    found = [TypeGain(name, *total) for name, total in counts.items()]
     return sorted(found, key=lambda item: (-item.gain, item.type))
 
 
-def count_gains(base: Row, trial: Row) -> list[tuple[int, int, int, int]]:
-    """By number of instructions in a prompt: (number, prompts, passed by base, passed by trial), strictly."""
+def _count(total: list[int], base: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
+    verdicts = (base["strict"], trial["strict"], base["loose"], trial["loose"])
+    total[0] += 1
+    for place, verdict in enumerate(verdicts, start=1):
+        total[place] += bool(verdict)
+
+
+def count_gains(base: Row, trial: Row) -> list[CountGain]:
+    """By number of instructions in a prompt, over the prompts that both answered."""
     before, after = verdict_samples(base), verdict_samples(trial)
     counts: dict[int, list[int]] = {}
     for key, old in before.items():
         if key in after and old.get("instructions"):
-            total = counts.setdefault(len(old["instructions"]), [0, 0, 0])
-            total[0] += 1
-            total[1] += bool(old["strict"])
-            total[2] += bool(after[key]["strict"])
-    return [(number, n, old, new) for number, (n, old, new) in sorted(counts.items())]
+            _count(counts.setdefault(len(old["instructions"]), [0] * 5), old, after[key])
+    return [CountGain(number, *total) for number, total in sorted(counts.items())]
 
 
 def next_turns(rows: list[Row], many: int = 3) -> list[Turn]:

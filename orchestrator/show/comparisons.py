@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.record.records import Results
 from orchestrator.show import formats
-from orchestrator.show.answers import TypeGain
+from orchestrator.show.answers import CountGain, TypeGain
 from orchestrator.show.effects import Effect, axis_keys
 from orchestrator.show.evidence import Evidence
 from orchestrator.show.findings import Findings
@@ -90,27 +90,36 @@ def types_table(gains: Sequence[TypeGain]) -> Table:
         (
             item.type,
             str(item.n),
-            f"{item.base} ({100 * item.base / item.n:.0f} %)",
-            f"{item.best} ({100 * item.best / item.n:.0f} %)",
+            *_shares(item),
             formats.difference("x/acc", item.gain),
             "still failing" if item.still_failing else "",
         )
         for item in gains
     )
-    heads = ("instruction type", "asked", "base follows", "best follows", "gain", "")
-    return Table(
-        tuple(Column(head, 0 < place < 5) for place, head in enumerate(heads)), rows, "Strict, by instruction."
+    heads = (
+        "instruction type",
+        "asked",
+        "base strict",
+        "base loose",
+        "best strict",
+        "best loose",
+        "gain",
+        "",
     )
+    columns = tuple(Column(head, 0 < place < 7) for place, head in enumerate(heads))
+    return Table(columns, rows, "Instructions followed. The gain and the last column are strict.")
 
 
-def counts_table(counts: Sequence[tuple[int, int, int, int]]) -> Table:
+def counts_table(counts: Sequence[CountGain]) -> Table:
     """Passed prompts by how many instructions they hold."""
-    rows = tuple(
-        (str(number), str(n), f"{old} ({100 * old / n:.0f} %)", f"{new} ({100 * new / n:.0f} %)")
-        for number, n, old, new in counts
-    )
-    heads = ("instructions in the prompt", "prompts", "base passes", "best passes")
-    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), rows, "Strict, by prompt.")
+    rows = tuple((str(item.instructions), str(item.n), *_shares(item)) for item in counts)
+    heads = ("instructions in the prompt", "prompts", "base strict", "base loose", "best strict", "best loose")
+    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), rows, "Prompts passed.")
+
+
+def _shares(item: TypeGain | CountGain) -> tuple[str, ...]:
+    counts = (item.base, item.base_loose, item.best, item.best_loose)
+    return tuple(f"{count} ({100 * count / item.n:.0f} %)" for count in counts)
 
 
 def fits_table(results: Results, findings: Findings) -> Table:

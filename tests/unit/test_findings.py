@@ -18,7 +18,8 @@ from results_fixture import (
 )
 
 from orchestrator.record.records import MetricRecord, Objective, Results, Row, State
-from orchestrator.show.answers import changed_prompts, choose, next_turns, type_gains
+from orchestrator.show.answers import changed_prompts, choose, count_gains, next_turns, type_gains
+from orchestrator.show.comparisons import counts_table, types_table
 from orchestrator.show.effects import axis_values, effect, effects, is_grid
 from orchestrator.show.evidence import against_base
 from orchestrator.show.findings import find, improvements
@@ -394,6 +395,21 @@ def test_instruction_types_are_ordered_by_gain() -> None:
     assert [(item.type, item.n, item.base, item.best) for item in found] == [(TYPES[0], 2, 0, 2), (TYPES[1], 2, 2, 1)]
     assert [item.gain for item in found] == [1.0, -0.5]
     assert not found[0].still_failing
+
+
+def test_type_and_count_tables_show_loose_beside_strict() -> None:
+    old, new = _sample("1", [False, True]), _sample("1", [False, True])
+    old |= {"strict": False, "loose": False}
+    new |= {"strict": False, "loose": True}
+    new["instructions"][0] |= {"loose": True}
+    base, after = _with("b", [old]), _with("t", [new])
+    types = types_table(type_gains(base, after))
+    heads = [column.name for column in types.columns]
+    assert heads[2:6] == ["base strict", "base loose", "best strict", "best loose"]
+    shown = {str(line[0]): line[2:6] for line in types.rows}
+    assert shown[TYPES[0]] == ("0 (0 %)", "0 (0 %)", "0 (0 %)", "1 (100 %)")
+    counts = counts_table(count_gains(base, after))
+    assert counts.rows == (("2", "1", "0 (0 %)", "0 (0 %)", "0 (0 %)", "1 (100 %)"),)
 
 
 def test_next_turns_stand_beside_the_real_one() -> None:
