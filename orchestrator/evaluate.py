@@ -123,8 +123,8 @@ def _run(arguments: argparse.Namespace) -> int:
     ledger = Ledger(arguments.output)
     ledger.check_writable()
     text = json.dumps(document(arguments))
-    sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line")
     contents = Contents(ledger.cache)
+    sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line", contents=contents)
     plan = make_plan(sweep, contents)
     if plan.unresolved:
         raise UserError("\n".join(plan.unresolved))

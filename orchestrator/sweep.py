@@ -74,8 +74,10 @@ def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int
 
     ledger = Ledger(arguments.output)
     ledger.check_writable()
-    sweep = spec.load(read(arguments.file), profile=arguments.profile, sets=arguments.sets, source=str(arguments.file))
     contents = Contents(ledger.cache)
+    source = str(arguments.file)
+    text = read(arguments.file)
+    sweep = spec.load(text, profile=arguments.profile, sets=arguments.sets, source=source, contents=contents)
     plan = make_plan(sweep, contents)
     if arguments.plan:
         print(describe(plan))
