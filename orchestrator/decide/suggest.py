@@ -57,7 +57,8 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
         if close:
             return plain[close[0]]
     leaves = {_split(item)[1]: item for item in reversed(names)}
-    close = get_close_matches(leaf, leaves, n=1, cutoff=0.75)
+    # A key of another block than the right one that was named must be very like it.
+    close = get_close_matches(leaf, leaves, n=1, cutoff=0.85 if inside else 0.75)
     return leaves[close[0]] if close else None
 
 

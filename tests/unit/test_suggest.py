@@ -28,7 +28,14 @@ def test_the_right_name_in_another_block_is_pointed_to():
     assert "Did you mean data.max_length?" in did_you_mean("max_length", ["epochs"], ["data.max_length"])
 
 
-KEYS = ["train.epochs", "train.learning_rate", "train.global_batch", "train.warmup_ratio", "data.max_length"]
+KEYS = [
+    "train.epochs",
+    "train.learning_rate",
+    "train.global_batch",
+    "train.warmup_ratio",
+    "data.max_length",
+    "data.bos",
+]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,8 @@ KEYS = ["train.epochs", "train.learning_rate", "train.global_batch", "train.warm
         ("train.epohcs", "train.epochs"),
         ("trian.epohcs", "train.epochs"),
         ("train.bogus", None),
-        ("data.bogus", None),
+        ("train.max_lenght", "data.max_length"),
+        ("data.xyz", None),
     ],
 )
 def test_names_of_other_tools_are_known_and_a_right_block_is_no_likeness(name, expected):
@@ -56,7 +64,7 @@ def test_a_name_that_exists_is_not_taken_for_that_of_another_tool():
 
 
 def test_the_keys_of_its_block_are_listed_where_none_is_near():
-    assert did_you_mean("data.bogus", KEYS) == "Valid: data.max_length."
+    assert did_you_mean("data.xyz", KEYS) == "Valid: data.bos, data.max_length."
 
 
 def test_files_of_one_ending_are_not_alike_for_that():
