@@ -31,7 +31,7 @@ def wrong(text, catalogue=None, **arguments):
     [
         "# a comment\n" + GRID,
         GRID + "question: another?\n",
-        GRID + "train: {log_every: 50, save_every: end, micro_batch: 4, gradient_checkpointing: true}\n",
+        GRID + "train: {save_every: end, micro_batch: 4, gradient_checkpointing: true}\n",
         GRID + "resources: {workers: 2, max_concurrent: 1, threads: 1}\n",
         GRID + "tracking: {enabled: false}\n",
         GRID + "evals: [quiz]\n",
