@@ -33,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("outputs"), help="where everything is kept (default: outputs)"
     )
     command.add_argument("--max-concurrent", type=int, metavar="N", help="train at most N trials at once")
-    command.add_argument(
-        "--retry-failed", action="store_true", help="run again what failed for good"
-    )
+    command.add_argument("--retry-failed", action="store_true", help="run again what failed for good")
     command.add_argument("--schema", action="store_true", help="print the JSON schema of sweep files")
     return command
 
