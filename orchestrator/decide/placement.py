@@ -31,6 +31,17 @@ class Capacity:
 
     cpus: float
     gpus: float
+    nodes: tuple[tuple[float, float], ...] = ()
+    """(CPUs, GPUs) of each machine of a cluster: one worker, or one eval, runs on one of them."""
+
+    def check_one(self, what: str, need: Need) -> None:
+        """Raises ValueError where no machine of the cluster has room for one worker or one eval."""
+        if self.nodes and not any(cpus >= need.cpus and gpus >= need.gpus for cpus, gpus in self.nodes):
+            most = max(self.nodes, key=lambda node: (node[1], node[0]))
+            largest = Capacity(*most)
+            raise ValueError(
+                f"resources: one {what} needs {need}, and the largest machine has {largest}. Ask for less."
+            )
 
     def less(self, need: Need, count: int) -> "Capacity":
         """What is left when `count` of these run."""

@@ -76,7 +76,9 @@ def connected(threads: int | None) -> Iterator[Capacity]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         total = ray.cluster_resources()
-        yield Capacity(float(total.get("CPU", 0)), float(total.get("GPU", 0)))
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = tuple((float(has.get("CPU", 0)), float(has.get("GPU", 0))) for has in alive)
+        yield Capacity(float(total.get("CPU", 0)), float(total.get("GPU", 0)), nodes)
     finally:
         if not already:
             ray.shutdown()

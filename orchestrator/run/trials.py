@@ -40,6 +40,9 @@ def run(
         trials = [_placed(task, capacity) for task in trials]
         need = max((_need(task) for task in trials), key=lambda need: (need.gpus, need.cpus), default=Need(0, 0))
         eval_need = worker_need(capacity, eval_cpus, eval_gpus)
+        capacity.check_one("eval", eval_need)
+        for task in trials:
+            capacity.check_one("worker", Need(task.cpus_per_worker or 0.0, task.gpus_per_worker or 0.0))
         plan = slots(capacity, need, eval_need, waiting=len(trials), max_trials=max_trials, max_evals=max_evals)
         queue = EvalQueue(observer, eval_need)
         queue.add(ready)

@@ -69,3 +69,10 @@ def test_trials_and_evals_together_never_exceed_the_cluster(cpus, gpus, workers,
     assert found.trials >= 1
     assert found.trials * trial.cpus + found.evals_beside * worker.cpus <= cpus + 1e-6
     assert found.trials * trial.gpus + found.evals_beside * worker.gpus <= gpus + 1e-6
+
+
+def test_a_worker_larger_than_any_machine_of_a_cluster_is_refused():
+    two_small = Capacity(4, 0, ((2, 0), (2, 0)))
+    two_small.check_one("worker", Need(2, 0))
+    with pytest.raises(ValueError, match="one eval needs 3 CPUs, and the largest machine has 2 CPUs, no GPU"):
+        two_small.check_one("eval", Need(3, 0))
