@@ -63,7 +63,9 @@ def connected(threads: int | None) -> Iterator[Capacity]:
     already = ray.is_initialized()
     if not already:
         address = os.environ.get("RAY_ADDRESS")
-        environment = {"env_vars": worker_environment(threads or 1, has_gpu=_gpu_here())}
+        # What a cluster's workers have cannot be seen from here.
+        gpu = bool(address) or _gpu_here()
+        environment = {"env_vars": worker_environment(threads or 1, has_gpu=gpu)}
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": environment}
         if address:
             try:
