@@ -47,8 +47,6 @@ def test_the_miniature_generates_in_a_batch_what_it_does_alone():
 
     from trainables.builtin.sources import content, mini_path
 
-    if not (mini_path() / "model.safetensors").is_file():
-        pytest.skip(f"{mini_path()}/model.safetensors is absent")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(mini_path())
     model = AutoModelForCausalLM.from_pretrained(mini_path(), dtype="float32").eval()
     stops = (tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id)
