@@ -63,12 +63,11 @@ def trial_need(worker: Need, workers: int) -> Need:
 
 @dataclass(frozen=True)
 class Slots:
-    """Trials at once; evals beside them; evals at once when no trial runs. `reason` says how that came about."""
+    """Trials at once; evals beside them; evals at once when no trial runs."""
 
     trials: int
     evals_beside: int
     evals_alone: int
-    reason: str
 
 
 def slots(
@@ -89,9 +88,8 @@ def slots(
         )
     alone = min(evaluation.times(capacity), max_evals or 10**6)
     if not waiting:
-        return Slots(0, 0, alone, "no trial to train")
+        return Slots(0, 0, alone)
     beside_one_eval = trial.times(capacity.less(evaluation, 1))
     trials = max(1, min(beside_one_eval or trial.times(capacity), waiting, max_trials or 10**6))
     beside = min(evaluation.times(capacity.less(trial, trials)), alone)
-    reason = f"{capacity}; a trial holds {trial}, an eval {evaluation}"
-    return Slots(trials, beside, alone, reason)
+    return Slots(trials, beside, alone)
