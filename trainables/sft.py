@@ -2,12 +2,16 @@
 
 from typing import Any
 
+from trainables._parallel import PARALLEL
 from trainables._settings import Settings
 
 VERSION = 1
 """Raised when an unchanged config gives other weights."""
 
 SUMMARY = "full-parameter supervised fine-tuning"
+
+
+BLOCKS = PARALLEL
 
 
 class Config(Settings):

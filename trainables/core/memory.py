@@ -55,6 +55,18 @@ class Memory:
         return next((size for size in CARDS_GB if self.total + RESERVED_BYTES <= size << 30), None)
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a method makes of a model, as far as memory is concerned."""
+
+    trainable: int
+    """Parameters that train."""
+    added: int
+    """Of these, how many the method adds to the model: an adapter's."""
+    weight_bytes: int
+    """The base model's weights in memory."""
+
+
 def shape_of(config: Mapping[str, Any], parameters: int) -> Shape | None:
     """The shape in a config.json; None where it does not say it in the names that Llama-like (and GPT-2) models use."""
 
