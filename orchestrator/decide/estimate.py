@@ -1,6 +1,5 @@
 """What a trial will take, before it runs: steps, parameters, memory of a device, disk. None: not known here."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from orchestrator.decide.settings import TrialSettings
 from orchestrator.registry import NO_METHOD
 from trainables.core.batches import batch_shape
 from trainables.core.memory import BYTES, OPTIMIZER_STATES, Memory, Shape, full_fine_tuning
+from trainables.core.schedules import total_steps
 
 COMPUTE = {"auto": "float32", "float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """`train.precision` -> the type of the forward pass; `auto` is counted as the larger of what it may come to."""
@@ -49,6 +49,10 @@ def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, 
         train.global_batch, settings.resources.workers, train.micro_batch, train.accumulation
     )
     trained = training_rows(rows, data.heldout)
+    if trained is None:
+        steps = train.max_steps
+    else:
+        steps = total_steps(trained, train.global_batch, train.epochs, train.max_steps)
     dtype = "float32" if settings.model.dtype == "auto" else settings.model.dtype
     memory = disk = None
     if parameters is not None:
@@ -67,7 +71,7 @@ def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, 
         )
     return Estimate(
         rows=trained,
-        steps=steps_of(trained, train.global_batch, train.epochs, train.max_steps),
+        steps=steps,
         parameters=parameters,
         memory=memory,
         disk_bytes=disk,
@@ -98,11 +102,3 @@ def training_rows(rows: int | None, heldout: float) -> int | None:
     if rows is None or heldout <= 0 or rows < 2:
         return rows
     return rows - min(max(1, round(rows * heldout)), rows - 1)
-
-
-def steps_of(rows: int | None, global_batch: int, epochs: float, max_steps: int | None) -> int | None:
-    """Optimizer steps: the last batch of an epoch may be short, and a part of an epoch is rounded up."""
-    if rows is None:
-        return max_steps
-    steps = math.ceil(math.ceil(rows / global_batch) * epochs)
-    return min(steps, max_steps or steps)

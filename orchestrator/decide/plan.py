@@ -30,8 +30,6 @@ class PlannedEval:
     config: BaseModel
     data: str | None = None
     """What it reads: a built-in, a file, a hub id, or `heldout`; None where it reads nothing."""
-    heldout_of: DataSettings | None = None
-    """The data whose held-out rows `heldout` means, where that is not the trial's own."""
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,12 @@ class State(StrEnum):
     PLANNED = "planned"
     TRAINING = "training"
     TRAINED = "trained"
+    """Its export is there, and evals wait; a trial without training begins here."""
     EVALUATING = "evaluating"
     DONE = "done"
     FAILED = "failed"
+    """Left only by a later run of the same file, as is `stopped`."""
     STOPPED = "stopped"
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.PLANNED: frozenset({State.TRAINING, State.TRAINED, State.FAILED, State.STOPPED}),
-    State.TRAINING: frozenset({State.TRAINED, State.FAILED, State.STOPPED}),
-    State.TRAINED: frozenset({State.EVALUATING, State.DONE, State.FAILED, State.STOPPED}),
-    State.EVALUATING: frozenset({State.DONE, State.FAILED, State.STOPPED}),
-    State.DONE: frozenset(),
-    State.FAILED: frozenset({State.TRAINING, State.EVALUATING}),
-    State.STOPPED: frozenset({State.TRAINING, State.EVALUATING}),
-}
-"""Allowed moves. PLANNED -> TRAINED is a trial without training (`method: none`) or one found in the ledger; FAILED and
-STOPPED are left only by a later run of the same file."""
 
 
 class Record(BaseModel):

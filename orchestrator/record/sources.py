@@ -103,7 +103,7 @@ class Sources:
         if planned.data is None:
             return None, ""
         if planned.data == HELDOUT:
-            settings = planned.heldout_of or trial.settings.data
+            settings = trial.settings.data
             assert settings is not None, "held-out rows are those of a trial with data"
             return self._heldout(settings)
         named, key = DataSettings(path=planned.data), f"evals.{planned.name}.data"

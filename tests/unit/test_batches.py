@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.core.batches import DEFAULT_MICRO_BATCH, batch_shape, epoch_order, global_batches, rank_slices
+from trainables.core.batches import DEFAULT_MICRO_BATCH, batch_shape, epoch_order, rank_slices
 
 ORDER = [5, 9, 3, 7, 2, 1, 0, 8, 4, 6]
 """Of epoch_order(10, 0, 0): another order would train other models under the same trial id."""
@@ -19,14 +19,6 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert epoch_order(10, 0, 0) == ORDER
     orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
-
-
-@given(rows=st.integers(0, 100), size=st.integers(1, 40))
-def test_the_last_short_batch_is_kept(rows, size):
-    batches = global_batches(list(range(rows)), size)
-    assert [row for batch in batches for row in batch] == list(range(rows))
-    assert all(len(batch) == size for batch in batches[:-1])
-    assert not batches or 1 <= len(batches[-1]) <= size
 
 
 @settings(max_examples=200)

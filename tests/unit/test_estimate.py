@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.decide.estimate import steps_of, training_rows
+from orchestrator.decide.estimate import training_rows
 
 
 @pytest.mark.parametrize(
@@ -17,21 +17,3 @@ def test_held_out_rows_are_counted_as_the_data_does():
     for rows in (1, 2, 3, 10, 99, 1000):
         for share in (0.0, 0.01, 0.05, 0.5, 0.99):
             assert training_rows(rows, share) == len(heldout_split(rows, share, 0)[0])
-
-
-@pytest.mark.parametrize(
-    "rows, batch, epochs, most, steps",
-    [
-        (95, 16, 3, None, 18),
-        (96, 16, 3, None, 18),
-        (97, 16, 3, None, 21),
-        (10, 16, 0.5, None, 1),
-        (100, 10, 2.5, None, 25),
-        (100, 10, 2.5, 7, 7),
-        (100, 10, 1, 700, 10),
-        (None, 10, 1, 7, 7),
-        (None, 10, 1, None, None),
-    ],
-)
-def test_the_last_batch_of_an_epoch_may_be_short(rows, batch, epochs, most, steps):
-    assert steps_of(rows, batch, epochs, most) == steps

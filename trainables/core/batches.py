@@ -21,11 +21,6 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     return sorted(range(rows), key=keys.__getitem__)
 
 
-def global_batches(order: Sequence[int], global_batch: int) -> list[list[int]]:
-    """The rows of each optimizer step of an epoch; the last one may be short."""
-    return [list(order[start : start + global_batch]) for start in range(0, len(order), global_batch)]
-
-
 def batch_shape(
     global_batch: int, world: int = 1, micro_batch: int | None = None, accumulation: int | None = None
 ) -> tuple[int, int]:
