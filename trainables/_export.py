@@ -12,15 +12,20 @@ from trainables._settings import Job, ModelSettings
 DESCRIPTION = "export.json"
 
 
-def describe(job: Job, *, kind: str, dtype: str, version: int, tokenizer: Any) -> dict[str, Any]:
+def describe(
+    job: Job, *, kind: str, dtype: str, version: int, tokenizer: Any, quantization: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The content of export.json: all that is needed to load the export again, and where it came from."""
     from trainables._tokenizer import probe
 
+    # An adapter needs its base as it was read; a whole model is its own base.
+    read = {"quantization": quantization} if kind == "adapter" else {}
     return {
         "kind": kind,
         "method": job.method,
         "version": version,
         "base": {"path": job.model.path, "revision": job.model.revision, "hash": job.contents.get("model")},
+        **read,
         "tokenizer": job.model.tokenizer,
         "bos": job.data.bos,
         "dtype": dtype,
@@ -32,10 +37,19 @@ def describe(job: Job, *, kind: str, dtype: str, version: int, tokenizer: Any) -
 
 
 def reference(
-    model: ModelSettings, *, bos: str, base_hash: str | None, adapter: str | None = None, max_length: int | None = None
+    model: ModelSettings,
+    *,
+    bos: str,
+    base_hash: str | None,
+    adapter: str | None = None,
+    max_length: int | None = None,
+    quantization: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of export.json for a model that exists already: it is pointed to, not copied."""
+    # Only where it is read with fewer bits, so that other references keep their hash.
+    read = {"quantization": quantization} if quantization else {}
     return {
+        **read,
         "kind": "reference",
         "method": "none",
         "version": 1,
@@ -143,12 +157,12 @@ def load(folder: Path) -> Loaded:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: not an export, {DESCRIPTION} cannot be read ({error})") from error
-    base, is_full = description["base"], description["kind"] == "full"
+    base, kind = description["base"], description["kind"]
     settings = ModelSettings(
-        path=str(folder) if is_full else base["path"],
-        revision=None if is_full else base["revision"],
+        path=str(folder) if kind == "full" else base["path"],
+        revision=None if kind == "full" else base["revision"],
         # An export's tokenizer.json is the one that trained, whatever class it came from.
-        tokenizer="file" if is_full else description["tokenizer"],
+        tokenizer=description["tokenizer"] if kind == "reference" else "file",
         chat_template=description.get("chat_template"),
         dtype=description["dtype"],
         attention=description["attention"],
@@ -156,20 +170,21 @@ def load(folder: Path) -> Loaded:
     )
     placement = place(settings)
     tokenizer = load_tokenizer(
-        model_source(settings.path),
+        model_source(settings.path) if kind == "reference" else str(folder),
         settings.tokenizer,
-        revision=settings.revision,
+        revision=settings.revision if kind == "reference" else None,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
     )
     expected = description.get("tokenizer_probe")
     if expected is not None and probe(tokenizer)["ids_hash"] != expected:
         raise ValueError(f"{folder}: its tokenizer gives other ids than in training; was a file in it changed?")
-    model = load_model(settings, placement)
-    if description.get("adapter"):
-        from peft import PeftModel
+    model = load_model(settings, placement, description.get("quantization"))
+    adapter = folder if kind == "adapter" else description.get("adapter")
+    if adapter:
+        from trainables._adapters import put_on
 
-        model = PeftModel.from_pretrained(model, description["adapter"])
+        model = put_on(model, adapter)
     model.eval()
     model.config.use_cache = True
     limit = getattr(model.config, "max_position_embeddings", None) or 2048

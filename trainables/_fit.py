@@ -40,7 +40,10 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     tokenizer = load_tokenizer(**tokenizer_arguments(job))
     prepared = prepare(job.data, tokenizer, job.cache, job.contents.get("data"))
 
-    model = method.build(load_model(job.model, placement), config)
+    # Fresh weights of an adapter must not depend on whether the rows came from the cache.
+    set_seed(job.seed)
+    quantization = method.quantization(config) if hasattr(method, "quantization") else None
+    model = method.build(load_model(job.model, placement, quantization), config)
     for name, value in special_ids(tokenizer).items():
         if value is not None:
             setattr(model.config, name, value)
@@ -101,7 +104,15 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         "versions": versions(),
     }
     if reporter.rank == 0:
-        write_export(job, model=loop.unwrapped(), tokenizer=tokenizer, dtype=placement.dtype, version=method.VERSION)
+        write_export(
+            job,
+            model=loop.unwrapped(),
+            tokenizer=tokenizer,
+            dtype=placement.dtype,
+            version=method.VERSION,
+            kind=getattr(method, "EXPORT", "full"),
+            quantization=quantization,
+        )
         write_json(job.folder / "train.json", content)
         shutil.rmtree(loop.scratch, ignore_errors=True)
     loop.barrier()
@@ -121,16 +132,23 @@ def tokenizer_arguments(job: Job) -> dict[str, Any]:
     }
 
 
-def write_export(job: Job, *, model: Any, tokenizer: Any, dtype: str, version: int) -> Path:
+def write_export(
+    job: Job, *, model: Any, tokenizer: Any, dtype: str, version: int, kind: str, quantization: dict[str, Any] | None
+) -> Path:
     """Write `export/` whole: into a folder beside it, then renamed into place, so that half an export never exists."""
+    from trainables._adapters import save
     from trainables._export import describe
 
     target, fresh = job.folder / "export", job.folder / f".export-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    model.save_pretrained(fresh)
+    if kind == "adapter":
+        save(model, fresh)
+    else:
+        model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
-    write_json(fresh / "export.json", describe(job, kind="full", dtype=dtype, version=version, tokenizer=tokenizer))
+    description = describe(job, kind=kind, dtype=dtype, version=version, tokenizer=tokenizer, quantization=quantization)
+    write_json(fresh / "export.json", description)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     return target

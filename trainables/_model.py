@@ -64,8 +64,8 @@ def _attention(model: ModelSettings, cuda: bool, notes: list[str]) -> str:
     return "flash_attention_2" if flash else "sdpa"
 
 
-def load_model(model: ModelSettings, placement: Placement, **extra: Any) -> Any:
-    """The base model with its weights, on the placement's device. `extra` goes to `from_pretrained` (quantization).
+def load_model(model: ModelSettings, placement: Placement, quantization: dict[str, Any] | None = None) -> Any:
+    """The base model with its weights, on the placement's device; with `quantization`, in fewer bits.
 
     Raises ValueError naming the model and the way out when it cannot be had.
     """
@@ -75,6 +75,11 @@ def load_model(model: ModelSettings, placement: Placement, **extra: Any) -> Any:
 
     logging.disable_progress_bar()
     source = model_source(model.path)
+    extra: dict[str, Any] = {}
+    if quantization:
+        from trainables._quantization import read_quantized
+
+        extra = read_quantized(quantization, placement)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             source,
@@ -86,7 +91,11 @@ def load_model(model: ModelSettings, placement: Placement, **extra: Any) -> Any:
         )
     except OSError as error:
         raise ValueError(f"model.path: cannot load {model.path!r}: {_reason(error)}") from error
-    return loaded if "device_map" in extra else loaded.to(placement.device)
+    if not quantization:
+        return loaded.to(placement.device)
+    from trainables._quantization import without_repacking
+
+    return without_repacking(loaded)
 
 
 def _reason(error: OSError) -> str:

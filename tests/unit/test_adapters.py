@@ -1,0 +1,110 @@
+"""Which layers an adapter goes on: names and sizes in, names and counts out."""
+
+import pytest
+
+from trainables.core.adapters import lora_parameters, resolve, targets_of
+
+LLAMA = {
+    f"model.layers.{layer}.{group}.{name}": shape
+    for layer in range(3)
+    for group, name, shape in [
+        ("self_attn", "q_proj", (8, 8)),
+        ("self_attn", "k_proj", (4, 8)),
+        ("self_attn", "v_proj", (4, 8)),
+        ("self_attn", "o_proj", (8, 8)),
+        ("mlp", "gate_proj", (16, 8)),
+        ("mlp", "up_proj", (16, 8)),
+        ("mlp", "down_proj", (8, 16)),
+    ]
+}
+TABLES = {"model.embed_tokens": (32, 8), "lm_head": (32, 8)}
+PHI3 = {
+    f"model.layers.{layer}.{name}": (8, 8)
+    for layer in range(2)
+    for name in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+}
+GPT2 = {
+    f"transformer.h.{layer}.{name}": (8, 8)
+    for layer in range(2)
+    for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+}
+OPT = {
+    f"model.decoder.layers.0.{name}": (8, 8)
+    for name in ("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2")
+}
+FALCON = {
+    f"transformer.h.0.{name}": (8, 8)
+    for name in ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+}
+GUIDE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(
+    "linear, attention, mlp",
+    [
+        (LLAMA, ("k_proj", "o_proj", "q_proj", "v_proj"), ("down_proj", "gate_proj", "up_proj")),
+        (PHI3, ("o_proj", "qkv_proj"), ("down_proj", "gate_up_proj")),
+        (GPT2, ("attn.c_attn", "attn.c_proj"), ("mlp.c_fc", "mlp.c_proj")),
+        (OPT, ("k_proj", "out_proj", "q_proj", "v_proj"), ("fc1", "fc2")),
+        (FALCON, ("dense", "query_key_value"), ("dense_4h_to_h", "dense_h_to_4h")),
+    ],
+    ids=["llama", "phi-3", "gpt-2", "opt", "falcon"],
+)
+def test_attention_and_mlp_are_what_the_architecture_calls_so(linear, attention, mlp):
+    assert resolve("attention", linear, TABLES).names == attention
+    assert resolve("mlp", linear, TABLES).names == mlp
+    both = {*resolve("attention", linear, TABLES).modules, *resolve("mlp", linear, TABLES).modules}
+    assert both == set(resolve("all-linear", linear, TABLES).modules) == set(linear)
+
+
+def test_names_that_match_nothing_are_refused_with_the_linear_modules_there_are():
+    with pytest.raises(ValueError) as error:
+        resolve(GUIDE, PHI3, TABLES, key="qlora")
+    text = str(error.value)
+    assert text.startswith("qlora.targets: no module is called q_proj, k_proj, v_proj, gate_proj, up_proj (got ")
+    assert "The linear modules are qkv_proj, o_proj, gate_up_proj, down_proj." in text
+
+
+@pytest.mark.parametrize(
+    "wanted, message",
+    [
+        ("q_proj", "no full name of a module matches it"),
+        ("mlpp", "no full name of a module matches it"),
+        ("(", "is no regular expression"),
+        ([], "must name a module"),
+        (["*_norm"], "no module is called \\*_norm"),
+        (["proj"], "no module is called proj"),
+    ],
+)
+def test_what_means_nothing_is_refused(wanted, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(wanted, LLAMA, TABLES)
+
+
+def test_names_wildcards_and_patterns_choose_modules():
+    assert resolve(["q_proj", "mlp.up_proj"], LLAMA).names == ("q_proj", "up_proj")
+    assert resolve(["*_proj"], LLAMA).modules == tuple(LLAMA)
+    assert resolve(["?_proj"], LLAMA).names == ("k_proj", "o_proj", "q_proj", "v_proj")
+    assert resolve(r".*\.(q|v)_proj", LLAMA).names == ("q_proj", "v_proj")
+    assert resolve(["c_proj"], GPT2).names == ("c_proj",)
+    assert resolve(["lm_head"], LLAMA, TABLES).modules == ("lm_head",)
+    assert resolve(r".*\.1\..*q_proj", LLAMA).names == ("model.layers.1.self_attn.q_proj",)
+
+
+def test_layers_keep_an_adapter_to_some_of_the_layers():
+    some = resolve("attention", LLAMA, TABLES, [0, 2])
+    assert some.layers == (0, 2)
+    assert some.names == ("k_proj", "o_proj", "q_proj", "v_proj")
+    assert {name.split(".")[2] for name in some.modules} == {"0", "2"}
+    assert resolve("attention", LLAMA, TABLES, [0, 1, 2]).layers is None
+    with pytest.raises(ValueError, match=r"lora\.layers: the model has no such layer \(got \[3\]\)\. Its .* 0 to 2"):
+        resolve("attention", LLAMA, TABLES, [0, 3])
+
+
+def test_parameters_of_a_lora_follow_from_shapes():
+    assert lora_parameters(resolve(["k_proj"], LLAMA), LLAMA, rank=2) == 3 * 2 * (4 + 8)
+    assert lora_parameters(resolve(["k_proj"], LLAMA), LLAMA, rank=2, dora=True) == 3 * (2 * (4 + 8) + 4)
+
+
+def test_a_model_of_unknown_modules_is_not_judged():
+    assert targets_of(None, {"parameters": 7}, "lora") is None

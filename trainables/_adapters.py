@@ -1,0 +1,156 @@
+"""PEFT adapters: put on a model, saved, and put on again."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.core.adapters import Targets, resolve
+
+RESIDUAL = ("pissa", "olora")
+"""Initialisations that move a part of the base weights into the adapter."""
+INITIAL = "_finesweep_initial_adapter"
+"""Attribute of an adapted model: the adapter as it began, where the base weights were changed for it."""
+
+
+def attach(model: Any, config: Any, key: str) -> Any:
+    """The model as a PeftModel with a fresh adapter; only the adapter (and `modules_to_save`) trains.
+
+    `config`: the settings of the block `key`. Raises ValueError for targets that are not in the model.
+    """
+    from peft import get_peft_model
+
+    linear, tables = linear_modules(model)
+    targets = resolve(config.targets, linear, tables, config.layers, key)
+    _check_saved(config.modules_to_save, model, linear, key)
+    adapted = get_peft_model(model, _lora_config(config, targets))
+    if config.init in RESIDUAL:
+        setattr(adapted, INITIAL, _matrices(adapted))
+    return adapted
+
+
+def linear_modules(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
+    """(linear layers without the output layer, embeddings and output layer): full name -> (out, in)."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    linear: dict[str, tuple[int, int]] = {}
+    tables: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        if module is head or module is table:
+            tables[name] = tuple(int(size) for size in module.weight.shape)  # type: ignore[assignment]
+        elif isinstance(module, nn.Linear):
+            linear[name] = (int(module.out_features), int(module.in_features))
+        elif isinstance(module, Conv1D):
+            linear[name] = (int(module.weight.shape[1]), int(module.weight.shape[0]))
+    return linear, tables
+
+
+def save(model: Any, folder: Path, state: Mapping[str, Any] | None = None) -> None:
+    """Write the adapter so that stock PEFT puts it on the untouched base: adapter_model.safetensors and
+    adapter_config.json, the same bytes for the same weights.
+
+    `state`: the whole state dict, where training kept it in parts. An adapter that began with a part of the base
+    weights (PiSSA, OLoRA) is written as what it changed: B A - B0 A0, a LoRA of twice the rank.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    config = model.peft_config["default"]
+    tensors = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=_resized(model))
+    initial = getattr(model, INITIAL, None)
+    kept = config.to_dict()
+    if initial is not None:
+        tensors = _difference(tensors, initial)
+        scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+        kept |= {"r": 2 * config.r, "lora_alpha": _whole(scaling * 2 * config.r), "use_rslora": False}
+    if "init_lora_weights" in kept:
+        kept["init_lora_weights"] = True
+    kept["inference_mode"] = True
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        # Tied weights share memory, which the format cannot hold.
+        tensors[name] = (tensor.clone() if tensor.data_ptr() in seen else tensor).detach().cpu().contiguous()
+        seen.add(tensor.data_ptr())
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    text = json.dumps({name: _plain(kept[name]) for name in sorted(kept)}, indent=2)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def put_on(model: Any, folder: Path | str) -> Any:
+    """The base model with a saved adapter, to be used and not to be trained."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def _lora_config(config: Any, targets: Targets) -> Any:
+    from peft import LoraConfig
+
+    init: Any = True if config.init == "default" else config.init
+    if config.init == "pissa" and config.init_iterations:
+        init = f"pissa_niter_{config.init_iterations}"
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(targets.names),
+        layers_to_transform=None if targets.layers is None else list(targets.layers),
+        bias=config.bias,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights=init,
+        modules_to_save=config.modules_to_save,
+    )
+
+
+def _check_saved(names: list[str] | None, model: Any, linear: Mapping[str, Any], key: str) -> None:
+    there = [name for name, _ in model.named_modules()]
+    lost = [item for item in names or () if not any(name == item or name.endswith(f".{item}") for name in there)]
+    if lost:
+        last = sorted({name.rpartition(".")[2] for name in there if not name.rpartition(".")[2].isdigit()} - {""})
+        raise ValueError(
+            f"{key}.modules_to_save: no module is called {', '.join(lost)} (got {names!r}). "
+            f"The modules are {', '.join(last)}."
+        )
+
+
+def _resized(model: Any) -> bool:
+    """Whether the embeddings have other rows than the base model's: then they are part of the adapter."""
+    return bool(getattr(model.config, "finesweep_resized_embeddings", False))
+
+
+def _matrices(model: Any) -> dict[str, Any]:
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in found.items() if "lora_" in name}
+
+
+def _difference(tensors: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    found = dict(tensors)
+    for name, before in initial.items():
+        after = tensors[name].detach().cpu()
+        if "lora_A" in name or "lora_embedding_A" in name:
+            found[name] = torch.cat([after, before], dim=0)
+        elif "lora_B" in name or "lora_embedding_B" in name:
+            found[name] = torch.cat([after, -before], dim=1)
+    return found
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return getattr(value, "value", value)

@@ -1,0 +1,58 @@
+"""bitsandbytes: reads a base model in fewer bits, and makes one ready to train adapters on."""
+
+from typing import Any
+
+from trainables._model import Placement
+
+
+def read_quantized(quantization: dict[str, Any], placement: Placement) -> dict[str, Any]:
+    """What `from_pretrained` takes to read a model as `quantization` says (plain values; see `trainables.qlora`)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    compute = quantization["compute_dtype"]
+    if compute == "auto":
+        fast = placement.device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        compute = "bfloat16" if fast else "float32"
+    if quantization["bits"] == 8:
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization["quant_type"],
+            bnb_4bit_use_double_quant=quantization["double_quant"],
+            bnb_4bit_compute_dtype=getattr(torch, compute),
+            bnb_4bit_quant_storage=getattr(torch, quantization["storage_dtype"]),
+        )
+    return {"quantization_config": settings, "device_map": {"": placement.device}}
+
+
+def without_repacking(model: Any) -> Any:
+    """The model with its 4-bit layers kept in the layout that has gradients.
+
+    On CPUs with avx512_bf16, bitsandbytes 0.50 packs a 4-bit weight anew in place at the first forward pass without
+    gradients, for a kernel that has no backward pass: after an eval, training goes on with wrong gradients and says
+    nothing. The same kernel fails where in % 64 or out % 32 is not 0.
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def prepare(model: Any) -> Any:
+    """A quantized model ready to carry adapters: PEFT's k-bit preparation (frozen, what is not quantized in float32).
+
+    Gradient checkpointing is `train.gradient_checkpointing`, which the loop turns on, non-reentrant, for every method.
+    """
+    import warnings
+
+    from peft import prepare_model_for_kbit_training
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=False, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )

@@ -1,0 +1,169 @@
+"""Which layers of a model an adapter goes on, and how many parameters that makes: names and sizes in, names and counts
+out. A module is known by its full name (`model.layers.0.self_attn.q_proj`) and the shape of its weight, (out, in)."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, int]]
+"""Full name of a module -> (out, in) of its weight."""
+
+ALL_LINEAR, ATTENTION, MLP = "all-linear", "attention", "mlp"
+GROUPS = (ALL_LINEAR, ATTENTION, MLP)
+"""Words for groups of layers, resolved for each architecture."""
+
+_ATTENTION = re.compile(r"(^|_)(attn|attention)($|_)|^attn|attention$", re.IGNORECASE)
+_MLP = re.compile(r"mlp|ffn|feed_?forward|moe|expert|^fc_?\d|^ff(_|\d|$)|^dense_(h|4h)", re.IGNORECASE)
+_WILDCARD = re.compile(r"[*?\[]")
+_LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
+"""A layer's number is the first one in the name, as PEFT reads it."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The modules that an adapter goes on."""
+
+    modules: tuple[str, ...]
+    """Full names, in the order of the model."""
+    names: tuple[str, ...]
+    """The shortest list of names that means these modules to PEFT, sorted."""
+    layers: tuple[int, ...] | None = None
+    """Layers that the names are limited to; None where they mean the modules without it."""
+
+
+def resolve(
+    wanted: str | Sequence[str],
+    linear: Shapes,
+    tables: Shapes | None = None,
+    layers: Collection[int] | None = None,
+    key: str = "lora",
+) -> Targets:
+    """The modules that `targets` means in one model.
+
+    `wanted`: one of GROUPS; any other text is a regular expression that a full name must match whole; a list holds last
+    parts of names (`q_proj`, `self_attn.q_proj`), with `*` and `?` as wildcards. `linear`: the linear layers without
+    the output layer; `tables`: embeddings and output layer, which only a name or pattern can mean. `layers`: numbers of
+    the layers to keep to. Raises ValueError for what means nothing, naming the linear modules that there are.
+    """
+    known = [*linear, *(tables or {})]
+    if not linear:
+        raise ValueError(f"{key}.targets: the model has no linear layers that an adapter could go on (got {wanted!r}).")
+    if isinstance(wanted, str):
+        chosen = _named(wanted, linear, known, key)
+    else:
+        chosen = _listed(wanted, known, linear, key)
+    if layers is not None:
+        chosen = _in_layers(chosen, set(layers), known, key)
+    names, within = _shortest(chosen, known, layers)
+    return Targets(tuple(name for name in known if name in chosen), names, within)
+
+
+def targets_of(config: Any, sizes: Mapping[str, Any], key: str) -> Targets | None:
+    """The targets of a config (`targets`, `layers`) in a model of these sizes; None where they do not tell the modules.
+
+    `sizes`: what planning knows of a model, `linear_paths` and `table_paths` (full name -> [out, in]) among it.
+    """
+    if not sizes.get("linear_paths"):
+        return None
+    linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
+    return resolve(config.targets, linear, tables, config.layers, key)
+
+
+def _pairs(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
+    return {name: (int(shape[0]), int(shape[1])) for name, shape in shapes.items()}
+
+
+def lora_parameters(targets: Targets, shapes: Shapes, rank: int, dora: bool = False) -> int:
+    """Parameters of a LoRA on these modules: A [rank, in] and B [out, rank] each, and with DoRA a magnitude per output
+    (Hu et al. 2021, arXiv:2106.09685; Liu et al. 2024, arXiv:2402.09353)."""
+    return sum(
+        rank * (shapes[name][0] + shapes[name][1]) + (shapes[name][0] if dora else 0) for name in targets.modules
+    )
+
+
+def last_names(names: Iterable[str]) -> list[str]:
+    """Distinct last parts of full names, in their order."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def layer_of(name: str) -> int | None:
+    """Number of the layer that a module is in; None for one outside the layers."""
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
+
+
+def _named(wanted: str, linear: Shapes, known: list[str], key: str) -> set[str]:
+    if wanted == ALL_LINEAR:
+        return set(linear)
+    if wanted in GROUPS:
+        chosen = {name for name in linear if _group(name) == wanted}
+    else:
+        try:
+            pattern = re.compile(wanted)
+        except re.error as error:
+            raise ValueError(f"{key}.targets: {wanted!r} is no regular expression ({error}). {_way_out()}") from error
+        chosen = {name for name in known if pattern.fullmatch(name)}
+    if not chosen:
+        what = "no module belongs to it" if wanted in GROUPS else "no full name of a module matches it"
+        raise ValueError(f"{key}.targets: {what} (got {wanted!r}). {_what_there_is(linear)}")
+    return chosen
+
+
+def _listed(wanted: Sequence[str], known: list[str], linear: Shapes, key: str) -> set[str]:
+    found = {item: {name for name in known if _means(item, name)} for item in wanted}
+    lost = [item for item in wanted if not found[item]]
+    if lost or not wanted:
+        what = f"no module is called {', '.join(lost)}" if lost else "must name a module"
+        raise ValueError(f"{key}.targets: {what} (got {list(wanted)!r}). {_what_there_is(linear)}")
+    return set().union(*found.values())
+
+
+def _means(item: str, name: str) -> bool:
+    if _WILDCARD.search(item):
+        return fnmatchcase(name, item) or fnmatchcase(name, f"*.{item}")
+    return name == item or name.endswith(f".{item}")
+
+
+def _group(name: str) -> str | None:
+    parts = name.split(".")
+    if any(_ATTENTION.search(part) for part in parts[:-1]):
+        return ATTENTION
+    return MLP if any(_MLP.search(part) for part in parts) else None
+
+
+def _in_layers(chosen: set[str], layers: set[int], known: list[str], key: str) -> set[str]:
+    there = sorted({layer for name in known if (layer := layer_of(name)) is not None})
+    lost = sorted(layers - set(there))
+    if lost or not layers:
+        limits = f"{there[0]} to {there[-1]}" if there else "without numbers"
+        raise ValueError(f"{key}.layers: the model has no such layer (got {lost}). Its layers are {limits}.")
+    kept = {name for name in chosen if layer_of(name) in layers}
+    if not kept:
+        raise ValueError(f"{key}.layers: none of the targets is in these layers (got {sorted(layers)}).")
+    return kept
+
+
+def _shortest(
+    chosen: set[str], known: list[str], layers: Collection[int] | None
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Names of one to three parts that mean these modules and no other, else the full names."""
+    for within in (None, layers):
+        for parts in (1, 2, 3):
+            names = {".".join(name.split(".")[-parts:]) for name in chosen}
+            # A name that is whole already is matched whatever its layer.
+            meant = {name for name in known if any(name == item or name.endswith(f".{item}") for item in names)}
+            if within is not None:
+                meant = {name for name in meant if layer_of(name) in within}
+            if meant == chosen and not any(part.isdigit() for name in names for part in name.split(".")):
+                return tuple(sorted(names)), None if within is None else tuple(sorted(within))
+    return tuple(sorted(chosen)), None
+
+
+def _what_there_is(linear: Shapes) -> str:
+    return f"The linear modules are {', '.join(last_names(linear))}. {_way_out()}"
+
+
+def _way_out() -> str:
+    return f"Name some of them, or write {ATTENTION}, {MLP} or {ALL_LINEAR}."
