@@ -19,6 +19,9 @@ ROLES = {
 }
 """Names of speakers in public data sets -> the three roles of a chat template."""
 
+PLAIN = "text"
+"""Role of the one message that a row of plain text is."""
+
 Reverse = Literal["auto", "reorder", "in_order"]
 PREDICTOR = "You are a good state predictor."
 """System message of the reverse task: what a model that learnt to speak as the user saw in front of a conversation."""
@@ -108,14 +111,26 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
 
 
 def messages_of(row: Mapping[str, Any], place: str) -> list[Message]:
-    """The messages of one row as given, as role and content, blank turns left out.
+    """The messages of one row as given, as role and content, blank turns left out. Alpaca's `instruction`, `input`,
+    `output` are a question and its answer; a row of `text` is one message of the role `text`, which the subject reads
+    without a template.
 
     `place` names the row in an error. Raises DataError.
     """
+    if not any(row.get(name) for name in ("conversations", "messages")):
+        if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+            asked = "\n\n".join(text for text in (row["instruction"], row.get("input") or "") if text.strip())
+            pair: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+            return [message for message in pair if message["content"].strip()]
+        if isinstance(row.get("text"), str):
+            return [{"role": PLAIN, "content": row["text"]}] if row["text"].strip() else []
     lists = [row[name] for name in ("conversations", "messages") if isinstance(row.get(name), (list, tuple))]
     turns = next((found for found in lists if len(found)), lists[0] if lists else None)
     if turns is None:
-        raise DataError(f"{place}: must have a list `conversations` or `messages` (got the keys {sorted(row)}).")
+        raise DataError(
+            f"{place}: must have a list `conversations` or `messages`, or `instruction` and `output`, or `text` "
+            f"(got the keys {sorted(row)})."
+        )
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         role, content = _turn(turn) if isinstance(turn, Mapping) else (None, None)
@@ -182,6 +197,8 @@ def arranged(
     Reordered, each answer comes before its question; `auto` reorders single-turn rows alone. In order, the reverse
     task's system message is put first if there is none.
     """
+    if [message["role"] for message in given] == [PLAIN]:
+        return [] if role == "user" else list(given)
     messages = clean(given, keep_unanswered=role == "user")
     if role != "user":
         return messages

@@ -100,6 +100,7 @@ def as_exported(folder: Path, exported: dict[str, Any]) -> dict[str, Any]:
     data = settings.get("data") or {"path": BUILTIN_DATA}
     kept = ("path", "name", "split", "revision", "max_rows", "max_rounds", "heldout", "heldout_seed")
     rows = {key: data[key] for key in kept if data.get(key) is not None}
+    rows |= {"format": exported["format"]} if exported.get("format") else {}
     return {**content, "model": model, "data": {**rows, "bos": exported.get("bos", "template")}}
 
 

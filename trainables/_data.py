@@ -18,7 +18,8 @@ from trainables._preview import format_preview, preview_row
 from trainables._rows import DataError, content_hash, read_rows
 from trainables._settings import DataSettings
 from trainables._tokenizer import bos_id, notes, tokenizer_hash
-from trainables.core.conversations import Message, RowRefused, clean, conversation, is_single_turn, turns
+from trainables.core.conversations import Message, RowRefused, clean, conversation, is_plain, is_single_turn, turns
+from trainables.core.formats import parse_format
 from trainables.core.loss import IGNORED
 from trainables.core.masking import Marked
 from trainables.core.version import VERSION
@@ -40,6 +41,10 @@ __all__ = [
     "preview",
     "read_rows",
 ]
+
+
+LAYOUTS = 2
+"""Version of the layouts of rows that can be read: what was found unreadable before is looked at again."""
 
 
 class Rows(Sequence[Marked]):
@@ -103,6 +108,7 @@ def prepare(data: DataSettings, tokenizer: Any, cache: Path, content: str | None
         # Where the rows lie is no part of what they are; the content says it.
         "data": data.model_dump(mode="json", exclude={"path", "revision"}),
         "version": VERSION,
+        "layouts": LAYOUTS,
     }
     entry = fetch(cache / "rows", key_of(parts), lambda: _encode_all(data, tokenizer, raw))
     train, heldout = Rows(entry.arrays, "train"), Rows(entry.arrays, "heldout")
@@ -111,8 +117,7 @@ def prepare(data: DataSettings, tokenizer: Any, cache: Path, content: str | None
         read = entry.about["rows"]["read"]
         raise DataError(
             f"data.path: no row of {data.path!r} is left to train on ({read} read{'; ' if dropped else ''}{dropped}). "
-            "Rows need `conversations` or `messages` with a user turn and its answer; see data.train_on, "
-            "data.max_length, data.max_rounds and model.chat_template."
+            f"{_needed(data)}; see data.train_on, data.max_length, data.max_rounds and model.chat_template."
         )
     return Prepared(
         train=train,
@@ -125,15 +130,25 @@ def prepare(data: DataSettings, tokenizer: Any, cache: Path, content: str | None
     )
 
 
+def _needed(data: DataSettings) -> str:
+    if data.format is not None:
+        return f"Rows need the text fields {', '.join(parse_format(data.format).fields)} of data.format"
+    return (
+        "Rows need `conversations` or `messages` with a user turn and its answer, `instruction` and `output`, or `text`"
+    )
+
+
 def _encode_all(data: DataSettings, tokenizer: Any, raw: Sequence[Any] | None) -> Entry:
     encoder = Encoder(tokenizer, data)
+    form = parse_format(data.format) if data.format else None
     rows = list(read_rows(data)) if raw is None else raw
     split = _heldout_numbers(rows, data)
     parts: dict[str, list[tuple[int, Marked]]] = {"train": [], "heldout": []}
     dropped: Counter[str] = Counter()
     for number, row in enumerate(rows):
         try:
-            marked = encoder.encode(conversation(row, data.train_on, data.max_rounds, data.reverse))
+            messages = form.messages(row) if form else conversation(row, data.train_on, data.max_rounds, data.reverse)
+            marked = encoder.encode(messages)
         except RowRefused as refused:
             dropped[refused.reason] += 1
             continue
@@ -176,29 +191,35 @@ def heldout_split(rows: int, share: float, seed: int) -> tuple[list[int], list[i
 def _heldout_numbers(rows: Sequence[Any], data: DataSettings) -> frozenset[int]:
     """Which raw rows are held out: drawn among those that hold a conversation, before the settings that differ between
     trials (tokens, template, targets, rounds) drop any, so that all trials hold out the same ones."""
-    usable = [number for number, row in enumerate(rows) if _plain(row)]
+    usable = [number for number, row in enumerate(rows) if _given(row, data)]
     _, heldout = heldout_split(len(usable), data.heldout, data.heldout_seed)
     return frozenset(usable[place] for place in heldout)
 
 
-def _plain(row: Any) -> list[Message]:
+def _given(row: Any, data: DataSettings) -> list[Message]:
+    """The messages of a row before its trial's settings are applied; [] where it holds none."""
     try:
+        if data.format is not None:
+            return parse_format(data.format).messages(row)
         return clean(turns(row), keep_unanswered=True)
     except RowRefused:
         return []
 
 
 def heldout_conversations(data: DataSettings) -> list[dict[str, Any]]:
-    """The held-out rows as {"conversations": messages, "single_turn": bool}, not reversed.
+    """The held-out rows as {"conversations": messages, "single_turn": bool}, not reversed; plain text as {"text"}.
 
     Single-turn rows hold all their turns as given, since the reverse task shows them so; the others are cleaned, an
     unanswered last user turn included. The same for every trial, whatever it trains on. Raises DataError when the data
     cannot be read.
     """
     rows = list(read_rows(data))
-    found = []
+    found: list[dict[str, Any]] = []
     for number in sorted(_heldout_numbers(rows, data)):
-        given = turns(rows[number])
+        given = _given(rows[number], data) if data.format is not None else turns(rows[number])
+        if is_plain(given):
+            found.append({"text": given[0]["content"]})
+            continue
         is_single = is_single_turn(given)
         messages = given if is_single else clean(given, data.max_rounds, keep_unanswered=True)
         found.append({"conversations": messages, "single_turn": is_single})

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from trainables._settings import DataSettings
-from trainables._tokenizer import bos_id, edges
-from trainables.core.conversations import RowRefused
-from trainables.core.masking import Counter, Marked, Tokens, content_spans, cut, mark, message_spans
+from trainables._tokenizer import bos_id, edges, puts_bos
+from trainables.core.conversations import PLAIN, RowRefused, is_plain
+from trainables.core.masking import ROLE_CODES, Counter, Marked, Tokens, content_spans, cut, mark, message_spans
 from trainables.core.rendering import Renderer, TemplateRefused, template_renderer
 
 
@@ -68,6 +70,8 @@ class Encoder:
     def mark(self, messages: Sequence[Mapping[str, str]]) -> Marked:
         """The whole conversation, not cut, with every position of the spans that count."""
         writer = self.writer
+        if is_plain(messages):
+            return self._plain(messages[0]["content"])
         try:
             rendering = writer.renderer(messages)
         except TemplateRefused as refused:
@@ -77,9 +81,19 @@ class Encoder:
         counts = writer.counter.counts(rendering.text, tokens, rendering.prefixes)
         whole = message_spans(counts, len(tokens.ids))
         chosen = whole
-        if self.data.mask_span == "content":
+        # A format has no headers of its own: its prompt is a question's, and what is behind it an answer's. The
+        # characters decide, since the last blank of a prompt is often part of the answer's first token.
+        if self.data.mask_span == "content" or (self.data.format is not None and self.data.train_on != "all"):
             chosen = content_spans(rendering, tokens, whole, writer.tokenize, writer.added)
         return mark(tokens.ids, [message["role"] for message in messages], whole, chosen, self.data.train_on)
+
+    def _plain(self, text: str) -> Marked:
+        """A text with EOS behind it, and BOS in front where the tokenizer puts one there; every token counts."""
+        tokenizer = self.writer.tokenizer
+        front = [tokenizer.bos_token_id] if puts_bos(tokenizer) else []
+        behind = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ids = np.array([*front, *self.writer.tokenize(text).ids, *behind], dtype=np.int32)
+        return Marked(ids, np.ones(len(ids), dtype=np.bool_), np.full(len(ids), ROLE_CODES[PLAIN], dtype=np.uint8))
 
     def _note(self, foretold: bool, tokens: Tokens) -> None:
         if tokens.offsets is None:
@@ -117,6 +131,7 @@ def encode_conversation(
     max_length: int = 2048,
     truncation_side: str = "right",
     bos: str = "template",
+    format: str | None = None,
 ) -> EncodedConversation:
     """Render and mark one conversation in the order given, as training does; no token may count, which is no error
     here.
@@ -131,6 +146,7 @@ def encode_conversation(
             "max_length": max_length,
             "truncation_side": truncation_side,
             "bos": bos,
+            "format": format,
         }
     )
     encoder = Encoder(tokenizer, data)

@@ -33,6 +33,7 @@ def describe(
         "trust_remote_code": job.model.trust_remote_code,
         "max_length": job.data.max_length,
         "tokenizer_probe": probe(tokenizer)["ids_hash"],
+        **_format(job.data.format),
     }
 
 
@@ -44,6 +45,7 @@ def reference(
     adapter: str | None = None,
     max_length: int | None = None,
     quantization: dict[str, Any] | None = None,
+    format: str | None = None,
 ) -> dict[str, Any]:
     """The content of export.json for a model that exists already: it is pointed to, not copied."""
     # Only where it is read with fewer bits, so that other references keep their hash.
@@ -62,7 +64,13 @@ def reference(
         "attention": model.attention,
         "trust_remote_code": model.trust_remote_code,
         "max_length": max_length,
+        **_format(format),
     }
+
+
+def _format(format: str | None) -> dict[str, str]:
+    """The format string that stands in for a chat template; absent where there is none, as it always was."""
+    return {} if format is None else {"format": format}
 
 
 def content_hash(folder: Path) -> str:
@@ -138,6 +146,7 @@ class Loaded:
             mask_span=mask_span,
             max_length=min(max_length or self.max_length, self.max_length),
             bos=self.bos,
+            format=self.description.get("format"),
         )
 
 
@@ -175,6 +184,7 @@ def load(folder: Path) -> Loaded:
         revision=settings.revision if kind == "reference" else None,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
+        format=description.get("format"),
     )
     expected = description.get("tokenizer_probe")
     if expected is not None and probe(tokenizer)["ids_hash"] != expected:

@@ -129,6 +129,7 @@ def tokenizer_arguments(job: Job) -> dict[str, Any]:
         "revision": job.model.revision,
         "trust_remote_code": job.model.trust_remote_code,
         "chat_template": job.model.chat_template,
+        "format": job.data.format,
     }
 
 

@@ -22,7 +22,7 @@ def preview_row(row: Marked, tokenizer: Any, number: int) -> dict[str, Any]:
     names = {0: "template", **{code: role for role, code in ROLE_CODES.items()}}
     roles = {
         names[code]: {"tokens": int((row.roles == code).sum()), "targets": int(row.targets[row.roles == code].sum())}
-        for code in (1, 2, 3, 0)
+        for code in (1, 2, 3, 4, 0)
         if (row.roles == code).any()
     }
     written = tokenizer.convert_ids_to_tokens(ids[:FIRST_TOKENS])

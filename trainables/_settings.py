@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from trainables.core.formats import parse_format
 
 EXECUTION: dict[str, Any] = {"role": "execution"}
 """Mark of a field that stays out of the trial id: `Field(8, json_schema_extra=EXECUTION)`."""
@@ -53,6 +55,11 @@ class DataSettings(Settings):
     """Branch, tag or commit of a hub data set."""
     max_rows: int | None = Field(None, ge=1)
     """Use only the first rows of the data."""
+    format: str | None = None
+    """A row's text from its fields, such as "### Instruction:\\n{instruction}\\n\\n### Response:\\n{response}".
+
+    The last field is what the model learns to write. A format stands in for the chat template, in training and in every
+    eval."""
     max_length: int = Field(2048, ge=2)
     """Longest row in tokens; what is longer is truncated."""
     truncation_side: Literal["left", "right"] = "right"
@@ -71,6 +78,13 @@ class DataSettings(Settings):
     """Share of the rows held out for validation."""
     heldout_seed: int = 0
     """Seed that chooses the held-out rows; the same for every trial, so that scores on them can be compared."""
+
+    @field_validator("format")
+    @classmethod
+    def _is_format(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_format(text)
+        return text
 
 
 class TrainSettings(Settings):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables.core.formats import parse_format
 from trainables.core.masking import safe_edges
 from trainables.core.rendering import TemplateRefused, template_renderer
 
@@ -38,13 +39,15 @@ def load_tokenizer(
     revision: str | None = None,
     trust_remote_code: bool = False,
     chat_template: str | None = None,
+    format: str | None = None,
 ) -> Any:
     """A transformers tokenizer with the template to be used set on it.
 
     `path`: a folder or a hub id. `auto` is AutoTokenizer as transformers loads it; `file` is tokenizer.json exactly as
     it stands. `chat_template`: a Jinja file instead of the model's own template; where there is neither, the built-in
-    ChatML. A tokenizer without a pad token pads with its EOS: label masks are explicit, so no real EOS target is lost
-    by it. Raises ValueError naming the model or the file that cannot be read.
+    ChatML. `format` (see `core.formats`) stands in for all of them. A tokenizer without a pad token pads with its EOS:
+    label masks are explicit, so no real EOS target is lost by it. Raises ValueError naming the model or the file that
+    cannot be read.
     """
     source = str(path)
     if mode == "file":
@@ -56,7 +59,10 @@ def load_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ValueError(_cannot("load the tokenizer of", source, error)) from error
-    tokenizer.chat_template = _template(tokenizer.chat_template, chat_template)
+    if format is None:
+        tokenizer.chat_template = _template(tokenizer.chat_template, chat_template)
+    else:
+        tokenizer.chat_template = parse_format(format).template(puts_bos(tokenizer))
     if tokenizer.pad_token_id is None:
         names = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
         tokenizer.pad_token = next((name for name in names if name is not None), tokenizer.convert_ids_to_tokens(0))
@@ -193,6 +199,12 @@ def bos_id(tokenizer: Any) -> int | None:
         if index is not None:
             return int(index)
     return None
+
+
+def puts_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer by itself begins a text with its BOS, as the model's own training texts then did."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos]
 
 
 def notes(tokenizer: Any) -> list[str]:

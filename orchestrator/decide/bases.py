@@ -13,6 +13,10 @@ QUANTIZATION = "quantization"
 """Block of a base row that is loaded with fewer bits, as the trials are that it stands beside."""
 
 
+LABELLED = 24
+"""Characters of a format string that a label shows."""
+
+
 @dataclass(frozen=True)
 class Base:
     """One base row before it has an id."""
@@ -54,10 +58,18 @@ def bases_needed(trials: list[TrialSettings], registry: Registry) -> list[Base]:
     facts = [_facts(base.settings) for base in bases]
     return [
         Base(
-            base.key, base.settings, tuple(f"{name}={value}" for name, value in own.items() if value != facts[0][name])
+            base.key,
+            base.settings,
+            tuple(f"{name}={_short(value)}" for name, value in own.items() if value != facts[0][name]),
         )
         for base, own in zip(bases, facts, strict=True)
     ]
+
+
+def _short(value: Any) -> Any:
+    """A format string as it fits into a label."""
+    text = value if isinstance(value, str) else ""
+    return repr(f"{text[:LABELLED]}…") if len(text) > LABELLED and "{" in text else value
 
 
 def _base(trial: TrialSettings, quantization: dict[str, Any] | None) -> Base:
@@ -76,4 +88,5 @@ def _facts(settings: TrialSettings) -> dict[str, Any]:
     facts = {("model" if name == "path" else name): model[name] for name in OF_MODEL}
     quantization = settings.blocks.get(QUANTIZATION)
     shown = ",".join(f"{name}={value}" for name, value in quantization.items()) if quantization else ""
-    return {**facts, "bos": settings.data.bos if settings.data else "template", QUANTIZATION: shown}
+    form = settings.data.format if settings.data else None
+    return {**facts, "bos": settings.data.bos if settings.data else "template", "format": form, QUANTIZATION: shown}

@@ -60,7 +60,8 @@ def trial_id(
     `contents`: content hashes by dotted key (`model.path` with its chat template, `data.path`, `adapter`), which stand
     in for the paths; what is not there is known by its name. `axes`: the keys that the sweep varies.
 
-    A trial of `method: none` is what its model, adapter, template and BOS rule are, whatever else the file says.
+    A trial of `method: none` is what its model, adapter, template (or data.format) and BOS rule are, whatever else the
+    file says.
     """
     axes = set(axes)
     model = _by_content("model", result_fields(settings.model, axes, "model"), contents)
@@ -68,7 +69,10 @@ def trial_id(
     if settings.method == NO_METHOD:
         kept = {key: model[key] for key in ("path", "revision", "tokenizer", "chat_template", "dtype") if key in model}
         bos = settings.data.bos if settings.data else "template"
-        return digest({"method": NO_METHOD, "model": kept, "adapter": adapter, "bos": bos, "blocks": settings.blocks})
+        known = {"method": NO_METHOD, "model": kept, "adapter": adapter, "bos": bos, "blocks": settings.blocks}
+        if settings.data and settings.data.format is not None:
+            known["format"] = settings.data.format
+        return digest(known)
     assert settings.data is not None, "a trial that trains has data"
     blocks = {}
     for name, config in registry.blocks(settings.method).items():

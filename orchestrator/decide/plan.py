@@ -149,7 +149,7 @@ def _once_each(own: list[PlannedTrial], resolved: tuple[Resolved, ...], mistakes
         twin, _ = first.setdefault(trial.id, (trial, source))
         if twin is trial or (trial.settings.method == NO_METHOD and trial.overrides == twin.overrides):
             continue
-        why = "it trains nothing, so only model, adapter, template and data.bos count"
+        why = "it trains nothing, so only model, adapter, template, data.format and data.bos count"
         rule = f"{trial.label!r} is the same trial as {twin.label!r}"
         if trial.settings.method == NO_METHOD:
             rule += f": {why}"

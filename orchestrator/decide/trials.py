@@ -106,6 +106,8 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
     if adapter is not None and method != NO_METHOD:
         fix = "Remove it, or use `method: none` to score what exists."
         mistakes.append(Mistake("adapter", adapter, f"method {method} starts from the base model alone", fix))
+    if not mistakes and parts.get("data") is not None:
+        mistakes += format_mistakes(parts["model"], parts["data"])
     if not mistakes and method != NO_METHOD:
         mistakes += batch_mistakes(parts["train"], parts["resources"].workers)
     if mistakes:
@@ -116,6 +118,20 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
 def _with_example(item: Mistake) -> Mistake:
     examples = {"model.path": "Write `model: builtin:mini`.", "data.path": "Write `data: builtin:chat`."}
     return Mistake(item.key, item.value, item.rule, item.fix or examples.get(item.key, "")) if not item.value else item
+
+
+def format_mistakes(model: ModelSettings, data: DataSettings) -> list[Mistake]:
+    """Whether what `data.format` stands in for is asked for too."""
+    if data.format is None:
+        return []
+    found = []
+    if model.chat_template is not None:
+        fix = "Keep one of the two."
+        found.append(Mistake("model.chat_template", model.chat_template, "data.format stands in for it", fix))
+    if data.train_on == "user":
+        fix = "Use assistant (the last field) or all; or write a format whose last field is the user's."
+        found.append(Mistake("data.train_on", "user", "a format learns its last field", fix))
+    return found
 
 
 def batch_mistakes(train: TrainSettings, workers: int) -> list[Mistake]:

@@ -73,7 +73,7 @@ class Contents:
     def __init__(self, cache: Path) -> None:
         self.cache = cache.absolute()
         self._hashes = FileHashes(self.cache / "hashes.json")
-        self._looked: dict[tuple[str, str, str], int | None] = {}
+        self._looked: dict[tuple[str, str, str, str | None], int | None] = {}
 
     def model(self, settings: ModelSettings) -> Content:
         """A model's weights, configuration and tokenizer, with the bytes of `chat_template` where one is given.
@@ -192,11 +192,12 @@ class Contents:
         content = sources.content(name)
         found = hashlib.sha256(content).hexdigest()
         path = sources.write(name, self.cache / "builtin").absolute()
-        if (found, kind, settings.path) not in self._looked:
+        known = (found, kind, settings.path, settings.format)
+        if known not in self._looked:
             first = content[: content.index(b"\n")].decode()
-            check_text(first, settings.path, kind, key)
-            self._looked[found, kind, settings.path] = content.count(b"\n")
-        return Content(found, path, rows=_at_most(self._looked[found, kind, settings.path], settings.max_rows))
+            check_text(first, settings.path, kind, key, settings.format)
+            self._looked[known] = content.count(b"\n")
+        return Content(found, path, rows=_at_most(self._looked[known], settings.max_rows))
 
     def _data_files(self, settings: DataSettings, kind: str, key: str) -> list[Path]:
         path = Path(settings.path).expanduser().absolute()
@@ -217,13 +218,16 @@ class Contents:
         return files
 
     def _rows(self, settings: DataSettings, files: list[Path], found: str, kind: str, key: str) -> int | None:
-        known = (found, kind, settings.path)
+        known = (found, kind, settings.path, settings.format)
         if known not in self._looked:
             # By hash and ending: the same bytes are rows of JSON under one name and lines under another.
-            kept = self.cache / "rows" / f"{kind}-{found}{Path(settings.path).suffix.lower()}.json"
+            form = "" if settings.format is None else f"-{hashlib.sha256(settings.format.encode()).hexdigest()[:16]}"
+            kept = self.cache / "rows" / f"{kind}-{found}{form}{Path(settings.path).suffix.lower()}.json"
             large = sum(file.stat().st_size for file in files) > REMEMBERED_BYTES
             counted = (read_json(kept) or {}).get("rows") if large else None
-            self._looked[known] = counted if isinstance(counted, int) else look_at_files(files, kind, key)
+            self._looked[known] = (
+                counted if isinstance(counted, int) else look_at_files(files, kind, key, settings.format)
+            )
             if large and counted is None:
                 _keep(kept, {"rows": self._looked[known]})
         return _at_most(self._looked[known], settings.max_rows)

@@ -5,46 +5,67 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from orchestrator.decide.suggest import did_you_mean
 from orchestrator.errors import MissingDataError, Mistake
 from trainables._rows import DataError, read_rows
 from trainables._settings import DataSettings
+from trainables.core.formats import parse_format
 
-TRAIN_KEYS = ("conversations", "messages")
-EVAL_KEYS = (*TRAIN_KEYS, "prompt", "question", "text", "instruction")
+TRAIN_KEYS = ("conversations", "messages", "instruction", "text")
+EVAL_KEYS = (*TRAIN_KEYS, "prompt", "question")
 """One of these is in every row of the layouts that methods and evals read."""
 COUNTED_BYTES = 64 << 20
 """A JSON array larger than this is not parsed to count its rows."""
 
 
-def look_at_files(files: list[Path], kind: str, key: str) -> int | None:
+def look_at_files(files: list[Path], kind: str, key: str, form: str | None = None) -> int | None:
     """Parse the rows of each file, check the first and count them all; None where that would take long.
 
-    `kind`: train or eval; `key`: the place in the sweep file. Raises MissingDataError naming file, line and keys.
+    `kind`: train or eval; `key`: the place in the sweep file; `form`: `data.format`, where it is given. Raises
+    MissingDataError naming file, line and keys.
     """
-    counts = [_look(file, kind, key) for file in files]
+    counts = [_look(file, kind, key, form) for file in files]
     known = [count for count in counts if count is not None]
     if len(known) == len(counts) and not sum(known):
         raise MissingDataError(str(Mistake(key, str(files[0]), "holds no rows", "Name a file that holds rows.")))
     return sum(known) if len(known) == len(counts) else None
 
 
-def check_row(row: Any, place: str, kind: str, key: str) -> None:
-    """Raise MissingDataError where a row is of no layout that this kind of data may have."""
+def check_row(row: Any, place: str, kind: str, key: str, form: str | None = None) -> None:
+    """Raise MissingDataError where a row is of no layout that this kind of data may have, or lacks a field of the
+    format string `form`."""
     wanted = TRAIN_KEYS if kind == "train" else EVAL_KEYS
     if not isinstance(row, dict):
         raise MissingDataError(f"{key}: a row must be an object (got {type(row).__name__}, {place}).")
-    if not any(name in row for name in wanted):
-        names = ", ".join(map(str, islice(row, 12))) or "none"
+    names = ", ".join(map(str, islice(row, 12))) or "none"
+    if form is not None:
+        lacking = [name for name in parse_format(form).fields if name not in row]
+        if lacking:
+            raise MissingDataError(
+                f"data.format: a row has no field {' and no field '.join(map(repr, lacking))} "
+                f"({place} has the fields: {names}). {did_you_mean(lacking[0], map(str, row))}"
+            )
+    elif kind == "train" and not any(row.get(name) for name in TRAIN_KEYS[:2]) and _lacks_output(row):
+        raise MissingDataError(
+            f"{key}: a row with `instruction` must have `output` ({place} has the fields: {names}). Where the answer "
+            'is in another field, write data.format, such as "{instruction}\n\n{response}".'
+        )
+    elif not any(name in row for name in wanted):
         raise MissingDataError(
             f"{key}: a row must have `{'` or `'.join(wanted)}` ({place} has the keys: {names}). "
-            'Such as {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
+            'Such as {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}. '
+            "Other fields are named by data.format."
         )
 
 
-def _look(file: Path, kind: str, key: str) -> int | None:
+def _lacks_output(row: dict[str, Any]) -> bool:
+    return "instruction" in row and "output" not in row
+
+
+def _look(file: Path, kind: str, key: str, form: str | None) -> int | None:
     suffix = file.suffix.lower()
     if suffix == ".parquet":
-        return _parquet(file, kind, key)
+        return _parquet(file, kind, key, form)
     if suffix not in (".json", ".jsonl", ".ndjson"):
         return None
     if suffix == ".json" and file.stat().st_size > COUNTED_BYTES:
@@ -55,13 +76,13 @@ def _look(file: Path, kind: str, key: str) -> int | None:
         if first is None:
             return 0
         place = f"{file}, row 1" if suffix == ".json" else f"{file}, line {_first_line(file)}"
-        check_row(first, place, kind, key)
+        check_row(first, place, kind, key, form)
         return 1 + sum(1 for _ in rows)
     except DataError as error:
         raise MissingDataError(f"{key}: {error}") from error
 
 
-def _parquet(file: Path, kind: str, key: str) -> int:
+def _parquet(file: Path, kind: str, key: str, form: str | None) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -71,7 +92,7 @@ def _parquet(file: Path, kind: str, key: str) -> int:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise MissingDataError(f"{key}: {file}: is not a readable Parquet file ({reason}).") from error
-    check_row(dict.fromkeys(names), f"{file}", kind, key)
+    check_row(dict.fromkeys(names, True), f"{file}", kind, key, form)
     return int(rows)
 
 
@@ -105,6 +126,6 @@ def check_template(file: Path, key: str) -> None:
         raise MissingDataError(str(Mistake(key, str(file), "cannot be read as text"))) from error
 
 
-def check_text(line: str, place: str, kind: str, key: str) -> None:
+def check_text(line: str, place: str, kind: str, key: str, form: str | None = None) -> None:
     """`check_row` for one line of JSON."""
-    check_row(json.loads(line), place, kind, key)
+    check_row(json.loads(line), place, kind, key, form)

@@ -64,7 +64,8 @@ class Sources:
         if adapter is not None and adapter.unresolved:
             raise MissingDataError(f"adapter: {adapter.unresolved}")
         folder = str(adapter.path) if adapter and adapter.path else settings.adapter
-        return reference(self._pinned(settings.model), bos=bos, base_hash=model.hash, adapter=folder)
+        form = settings.data.format if settings.data else None
+        return reference(self._pinned(settings.model), bos=bos, base_hash=model.hash, adapter=folder, format=form)
 
     def tasks(self, trial: PlannedTrial, record: TrialRecord) -> list[EvalTask]:
         """The evals of a trained trial, with their ids."""
@@ -118,6 +119,7 @@ class Sources:
         chosen = data.model_dump(
             include={"split", "name", "max_rows", "max_rounds", "heldout", "heldout_seed"}, mode="json"
         )
+        chosen |= {"format_string": data.format} if data.format is not None else {}
         chosen |= {"content": self.contents.data(data).hash, "core": CORE_VERSION, "format": HELDOUT_FORMAT}
         digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
         path = self.ledger.cache / "heldout" / f"{digest[:16]}.jsonl"

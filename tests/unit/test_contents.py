@@ -162,11 +162,28 @@ def test_parquet_is_counted_and_its_columns_checked(contents, tmp_path):
 
 def test_rows_of_another_layout_are_refused_with_file_line_and_keys(contents, tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_text('\n{"instruction": "a", "output": "b"}\n')
+    file.write_text('\n{"question": "a", "answer": "b"}\n')
     message = refused(contents.data, data(file))
-    assert all(part in message for part in (str(file), "line 2", "instruction, output", "messages"))
+    assert all(part in message for part in (str(file), "line 2", "question, answer", "messages", "data.format"))
+    file.write_text('{"instruction": "a", "response": "b"}\n')
+    assert "must have `output`" in refused(contents.data, data(file))
     file.write_text("{oops\n")
     assert "line 1" in refused(contents.data, data(file))
+
+
+@pytest.mark.parametrize("row", [{"instruction": "a", "input": "", "output": "b"}, {"text": "a"}], ids=str)
+def test_alpaca_rows_and_plain_text_are_known_layouts(contents, tmp_path, row):
+    assert contents.data(data(lines(tmp_path / "rows.jsonl", row, row))).rows == 2
+
+
+def test_fields_that_a_format_names_and_rows_lack_are_said_with_those_there_are(contents, tmp_path):
+    file = lines(tmp_path / "rows.jsonl", {"instruction": "a", "response": "b"})
+    assert contents.data(data(file, format="{instruction}\n{response}")).rows == 1
+    message = refused(contents.data, data(file, format="{instruction}\n{respnse}"))
+    assert message.startswith("data.format: a row has no field 'respnse'")
+    assert "has the fields: instruction, response" in message
+    assert message.endswith("Did you mean response? Valid: instruction, response.")
+    assert "no field 'x'" in refused(contents.data, data("builtin:chat", format="{x}"))
 
 
 def test_prompts_are_for_evals_alone(contents, tmp_path):

@@ -72,8 +72,11 @@ def test_text_parts_are_joined_and_other_parts_refuse_the_row():
 
 @pytest.mark.parametrize("bad, reason", [
     ({"messages": [{"role": "tool", "content": "x"}]}, "unknown role 'tool'"),
-    ({"text": "x"}, "no `conversations` and no `messages`"),
-    ({"conversations": []}, "no `conversations` and no `messages`"),
+    ({"other": "x"}, "no `conversations`, `messages`, `instruction` or `text`"),
+    ({"conversations": []}, "no `conversations`, `messages`, `instruction` or `text`"),
+    ({"text": 3}, r"field 'text' is not text \(int\)"),
+    ({"instruction": "a", "response": "b"}, "no field 'output' beside 'instruction'"),
+    ({"instruction": "a", "input": ["b"], "output": "c"}, r"field 'input' is not text \(list\)"),
     (["x"], "not an object"),
     ({"messages": ["x"]}, "not an object"),
     ({"messages": [{"content": "x"}]}, "no role"),
@@ -130,3 +133,21 @@ def test_an_unanswered_user_turn_stays_in_reverse_while_there_is_room_for_a_roun
 def test_the_reverse_changes_nothing_when_the_assistant_or_all_is_trained():
     assert short(conversation(row("u:1 a:2"), "assistant", reverse="reorder")) == "u:1 a:2"
     assert short(conversation(row("u:1 a:2 u:3"), "all")) == "u:1 a:2"
+
+
+def test_alpaca_rows_are_a_question_with_its_input_and_an_answer():
+    asked = {"role": "user", "content": "Spell it.\n\nfreind"}
+    answer = {"role": "assistant", "content": "friend"}
+    row = {"instruction": "Spell it.", "input": "freind", "output": "friend"}
+    assert conversation(row) == [asked, answer]
+    for blank in ({"input": ""}, {"input": " \n"}, {"input": None}):
+        assert conversation({**row, **blank}) == [{"role": "user", "content": "Spell it."}, answer]
+    with pytest.raises(RowRefused, match="no user turn with an answer"):
+        conversation({**row, "output": " "})
+
+
+def test_a_text_is_one_message_that_no_role_speaks():
+    assert conversation({"text": " a\n", "source": "x"}) == [{"role": "text", "content": " a\n"}]
+    with pytest.raises(RowRefused, match="plain text has no user turn"):
+        conversation({"text": "a"}, "user")
+    assert turns({"text": "a", "messages": [{"role": "user", "content": "b"}]})[0]["role"] == "user"

@@ -142,7 +142,7 @@ def test_the_split_depends_on_its_seed_alone():
 
 def test_trials_hold_out_the_same_rows_whatever_they_drop(tmp_path, tokenizer):
     rows = [row(f"he {n}", "hello " * (1 + n % 7)) if n % 3 else row(f"he {n}") for n in range(60)]
-    rows[5] = {"text": "no conversation"}
+    rows[5] = {"other": "no conversation"}
     data = DataSettings(path=str(write(tmp_path / "x.jsonl", rows)), heldout=0.3)
     kept = {json.dumps(each["conversations"]) for each in heldout_conversations(data)}
     numbers = set()
@@ -155,7 +155,7 @@ def test_trials_hold_out_the_same_rows_whatever_they_drop(tmp_path, tokenizer):
 
 
 def test_rows_are_held_out_of_those_that_hold_a_conversation(tmp_path):
-    rows = [{"text": "none"}] * 30 + [row("a", "b"), row("c", "d")]
+    rows = [{"other": "none"}] * 30 + [row("a", "b"), row("c", "d")]
     data = DataSettings(path=str(write(tmp_path / "x.jsonl", rows)), heldout=0.05)
     for seed in range(5):
         heldout = heldout_conversations(data.model_copy(update={"heldout_seed": seed}))
@@ -199,8 +199,10 @@ def test_prepared_rows_are_counted(tmp_path, tokenizer):
 
 
 def test_data_without_a_usable_row_is_one_error_with_the_reasons(tmp_path, tokenizer):
-    data = DataSettings(path=str(write(tmp_path / "x.jsonl", [{"text": "a"}, {"text": "b"}])))
-    with pytest.raises(DataError, match=r"no row .*\(2 read; 2 x no `conversations` and no `messages`.*Rows need"):
+    data = DataSettings(path=str(write(tmp_path / "x.jsonl", [{"other": "a"}, {"other": "b"}])))
+    with pytest.raises(
+        DataError, match=r"no row .*\(2 read; 2 x no `conversations`, `messages`, `instruction` or `text`.*Rows need"
+    ):
         prepare(data, tokenizer, tmp_path / "cache")
     strict = tiny_tokenizer(TEMPLATES["strict"])
     turned = DataSettings(path=str(write(tmp_path / "y.jsonl", [row("a", "b")])), train_on="user")

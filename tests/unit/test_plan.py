@@ -151,6 +151,29 @@ def test_there_is_a_base_row_for_each_way_to_read_the_model():
         assert (base.data.bos, base.model.dtype) == (trial.settings.data.bos, trial.settings.model.dtype)
 
 
+def test_a_format_is_part_of_how_a_base_row_reads_the_model():
+    axes = r'{data.format: [null, "Question about the world: {q} {a}", "{q} {a}"]}'
+    plan = plan_of(f"search: {{kind: grid, axes: {axes}}}")
+    assert [base.label for base in plan.bases] == [
+        "base", "base format='Question about the world…'", "base format={q} {a}",
+    ]  # fmt: skip
+    assert len({base.id for base in plan.bases}) == 3
+    by_id = {base.id: base.settings.data.format for base in plan.bases}
+    assert all(by_id[trial.base_id] == trial.settings.data.format for trial in plan.trials)
+    assert plan.bases[0].id == plan_of(GRID).bases[0].id
+
+
+def test_what_a_format_stands_in_for_is_not_asked_for_too():
+    def said(key, **values):
+        text = "".join(f"{name}: {value}\n" for name, value in {"model": "m", "data": "d", **values}.items())
+        return wrong(text, head="")[key]
+
+    both = {"data": '{path: d, format: "{a}"}', "model": "{path: m, chat_template: x.jinja}"}
+    assert "data.format stands in for it" in said("model.chat_template", **both)
+    assert "learns its last field" in said("data.train_on", data='{path: d, format: "{a}", train_on: user}')
+    assert "must hold at least one {field}" in said("data.format", data="{path: d, format: a}")
+
+
 def test_a_quantized_trial_has_its_own_base_beside_the_plain_one():
     plan = plan_of("search: {trials: [{method: small}]}")
     assert [base.label for base in plan.bases] == ["base", "base quantization=bits=4"]

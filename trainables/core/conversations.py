@@ -13,6 +13,10 @@ A message is {"role": "system" | "user" | "assistant", "content": text}. The rul
 6. `max_rounds` keeps the first rounds. A last user turn without an answer is dropped, unless `keep_unanswered` says
    that it stays (it opens one more round, so it goes when `max_rounds` are already there).
 
+Two other layouts become messages. Alpaca's `instruction`, `input` and `output` are a user message (the instruction, and
+after an empty line the input where there is one) and its answer. A row with a `text` is plain text: one message of the
+role `text`, which no chat template renders and every token of which counts.
+
 The reverse task takes a row with one user turn, one assistant turn and at most one system turn as it is given, whatever
 its order, and shows it as system, assistant, user.
 """
@@ -42,6 +46,10 @@ SINGLE_TURN_REVERSED = ("system", "assistant", "user")
 """Order of the reverse task for a row with one user turn and one assistant turn, in whatever order they are given."""
 
 
+PLAIN = "text"
+"""Role of the one message that a row of plain text is."""
+
+
 class RowRefused(ValueError):
     """A row that cannot be trained on. `reason` is the same for all rows with the same fault, so that it can be
     counted."""
@@ -56,8 +64,13 @@ def turns(row: Any) -> list[Message]:
 
     `row` is {"conversations": [...]} or {"messages": [...]} with turns {"role", "content"} or {"from", "value"}; where
     both lists are there, the first that is not empty counts. Content may be a list of {"type": "text", "text"} parts.
-    Raises RowRefused when the row is not a conversation.
+    Without either it may be {"instruction", "input", "output"} or {"text"}. Raises RowRefused when it is none of these.
     """
+    if isinstance(row, Mapping) and not any(row.get(key) for key in ("conversations", "messages")):
+        if "instruction" in row:
+            return _alpaca(row)
+        if "text" in row:
+            return [{"role": PLAIN, "content": text}] if (text := _field(row, "text")).strip() else []
     found = []
     for turn in _turn_list(row):
         if not isinstance(turn, Mapping):
@@ -76,6 +89,8 @@ def turns(row: Any) -> list[Message]:
 
 def clean(given: Sequence[Message], max_rounds: int | None = None, keep_unanswered: bool = False) -> list[Message]:
     """The conversation by the rules above: at most one system message, then whole rounds; [] when no round is left."""
+    if is_plain(given):
+        return list(given)
     system: Message | None = None
     rounds: list[tuple[Message, Message]] = []
     asked: Message | None = None
@@ -93,6 +108,11 @@ def clean(given: Sequence[Message], max_rounds: int | None = None, keep_unanswer
     if keep_unanswered and asked is not None and (max_rounds is None or len(rounds) < max_rounds):
         body.append(asked)
     return ([system] if system is not None and body else []) + body
+
+
+def is_plain(given: Sequence[Mapping[str, str]]) -> bool:
+    """True for a row of plain text."""
+    return [turn["role"] for turn in given] == [PLAIN]
 
 
 def is_single_turn(given: Sequence[Message]) -> bool:
@@ -124,6 +144,8 @@ def conversation(
     Raises RowRefused when the row is no conversation or nothing of it is left.
     """
     given = turns(row)
+    if train_on == "user" and is_plain(given):
+        raise RowRefused("plain text has no user turn")
     if train_on == "user" and reverse != "in_order" and is_single_turn(given):
         return sorted(given, key=lambda turn: SINGLE_TURN_REVERSED.index(turn["role"]))
     messages = clean(given, max_rounds, keep_unanswered=train_on == "user")
@@ -139,7 +161,23 @@ def _turn_list(row: Any) -> list[Any]:
         value = row.get(key)
         if isinstance(value, list | tuple) and len(value):
             return list(value)
-    raise RowRefused("no `conversations` and no `messages`")
+    raise RowRefused("no `conversations`, `messages`, `instruction` or `text`")
+
+
+def _alpaca(row: Mapping[str, Any]) -> list[Message]:
+    if "output" not in row:
+        raise RowRefused("no field 'output' beside 'instruction'")
+    instruction, given, output = (_field(row, name) for name in ("instruction", "input", "output"))
+    asked = "\n\n".join(text for text in (instruction, given) if text.strip())
+    pair = [{"role": "user", "content": asked}, {"role": "assistant", "content": output}]
+    return [turn for turn in pair if turn["content"].strip()]
+
+
+def _field(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RowRefused(f"field {name!r} is not text ({type(value).__name__})")
+    return value or ""
 
 
 def _text(content: Any) -> str:

@@ -27,7 +27,7 @@ MaskSpan = Literal["message", "content"]
 Side = Literal["left", "right"]
 Span = tuple[int, int]
 
-ROLE_CODES: Mapping[str, int] = {"system": 1, "user": 2, "assistant": 3}
+ROLE_CODES: Mapping[str, int] = {"system": 1, "user": 2, "assistant": 3, "text": 4}
 """Number of a role in `Marked.roles`; 0 is no message's."""
 
 REMEMBERED_CHARACTERS = 64
