@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables._settings import TrainSettings
 from trainables.core.adapters import Targets, resolve
 
 RESIDUAL = ("pissa", "olora")
@@ -39,12 +40,34 @@ def linear_modules(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tu
     tables: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if module is head or module is table:
-            tables[name] = tuple(int(size) for size in module.weight.shape)  # type: ignore[assignment]
+            tables[name] = (int(module.weight.shape[0]), int(module.weight.shape[1]))
         elif isinstance(module, nn.Linear):
             linear[name] = (int(module.out_features), int(module.in_features))
         elif isinstance(module, Conv1D):
             linear[name] = (int(module.weight.shape[1]), int(module.weight.shape[0]))
     return linear, tables
+
+
+def groups_with_ratio(model: Any, ratio: float, train: TrainSettings) -> list[dict[str, Any]]:
+    """Groups of parameters for the optimizer: the B matrices learn `ratio` times as fast as the rest (LoRA+, Hayou et
+    al. 2024, arXiv:2402.12354). Biases and norms have no weight decay, as in transformers' own groups."""
+    from transformers import Trainer
+
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_b = "lora_B" in name or "lora_embedding_B" in name
+            groups.setdefault((is_b, name in decayed), []).append(parameter)
+    # The first group is the one whose learning rate is logged.
+    return [
+        {
+            "params": groups[is_b, decays],
+            "lr": train.learning_rate * (ratio if is_b else 1.0),
+            "weight_decay": train.weight_decay if decays else 0.0,
+        }
+        for is_b, decays in sorted(groups)
+    ]
 
 
 def save(model: Any, folder: Path, state: Mapping[str, Any] | None = None) -> None:
@@ -88,7 +111,8 @@ def put_on(model: Any, folder: Path | str) -> Any:
 def _lora_config(config: Any, targets: Targets) -> Any:
     from peft import LoraConfig
 
-    init: Any = True if config.init == "default" else config.init
+    # LoftQ is set afterwards: what it needs is the quantized weight beside the plain one.
+    init: Any = True if config.init in ("default", "loftq") else config.init
     if config.init == "pissa" and config.init_iterations:
         init = f"pissa_niter_{config.init_iterations}"
     return LoraConfig(

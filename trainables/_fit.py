@@ -28,6 +28,7 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 
     from trainables._data import prepare, preview
     from trainables._loop import Loop
+    from trainables._merge import merge_as_asked
     from trainables._model import load_model, parameter_counts, place, special_ids, versions
     from trainables._tokenizer import load_tokenizer, probe
 
@@ -53,6 +54,8 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     trainable, total = parameter_counts(model)
 
     loop = Loop(job, reporter, model, tokenizer, prepared, placement, micro_batch, accumulation)
+    if hasattr(method, "optimizer_groups"):
+        loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
     loop.run()
 
     seconds = loop.points[-1]["seconds"] if loop.points else 0.0
@@ -113,6 +116,7 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
             kind=getattr(method, "EXPORT", "full"),
             quantization=quantization,
         )
+        content["scored"] = merge_as_asked(config, job.folder)
         write_json(job.folder / "train.json", content)
         shutil.rmtree(loop.scratch, ignore_errors=True)
     loop.barrier()

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from trainables._settings import Job, Reporter
 from trainables.core.batches import epoch_order, rank_slices
 from trainables.core.schedules import total_steps, warmup_steps
 
-OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
 POINTS_FILE = "points.json"
 REPORT_SECONDS = 1.0
 
@@ -99,6 +105,8 @@ class Loop:
         )
         self.warmup_steps = warmup_steps(self.total_steps, job.train.warmup_ratio, job.train.lr_schedule)
         self.scratch = job.folder / "scratch"
+        self.groups: Callable[[Any], list[dict[str, Any]] | None] | None = None
+        """A method's own groups of parameters for the optimizer, from the model as the Trainer has it."""
         self.points: list[dict[str, Any]] = []
         self.heldout: list[dict[str, Any]] = []
         self.resumed_at = 0
@@ -184,12 +192,21 @@ class Loop:
         from trainables.core.loss import causal_loss
 
         rows, order, pad = Rows(self.prepared.train), self.order, self.tokenizer.pad_token_id
+        groups_of = self.groups
 
         class OurTrainer(Trainer):
             """Takes the batches as `Order` gives them, so that no rank repeats or drops a row."""
 
             def get_train_dataloader(self) -> Any:
                 return DataLoader(rows, batch_sampler=order, collate_fn=lambda batch: collate(batch, pad))
+
+            def create_optimizer(self, model: Any = None) -> Any:
+                """With the method's own groups of parameters where it has some."""
+                groups = groups_of(model or self.model) if groups_of and self.optimizer is None else None
+                if groups is not None:
+                    kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+                    self.optimizer_cls_and_kwargs = (kind, {**options, "params": groups})
+                return super().create_optimizer(model)
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             return causal_loss(outputs.logits, labels, num_items_in_batch)

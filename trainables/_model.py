@@ -117,6 +117,8 @@ def parameter_counts(model: Any) -> tuple[int, int]:
     total = trainable = 0
     for parameter in model.parameters():
         count = getattr(parameter, "ds_numel", parameter.numel())
+        if type(parameter).__name__ == "Params4bit":
+            count *= 2 * parameter.element_size()
         total += count
         trainable += count if parameter.requires_grad else 0
     return trainable, total

@@ -10,7 +10,7 @@ def read_quantized(quantization: dict[str, Any], placement: Placement) -> dict[s
     import torch
     from transformers import BitsAndBytesConfig
 
-    compute = quantization["compute_dtype"]
+    compute = quantization.get("compute_dtype", "auto")
     if compute == "auto":
         fast = placement.device.startswith("cuda") and torch.cuda.is_bf16_supported()
         compute = "bfloat16" if fast else "float32"
@@ -22,7 +22,7 @@ def read_quantized(quantization: dict[str, Any], placement: Placement) -> dict[s
             bnb_4bit_quant_type=quantization["quant_type"],
             bnb_4bit_use_double_quant=quantization["double_quant"],
             bnb_4bit_compute_dtype=getattr(torch, compute),
-            bnb_4bit_quant_storage=getattr(torch, quantization["storage_dtype"]),
+            bnb_4bit_quant_storage=getattr(torch, quantization.get("storage_dtype", "uint8")),
         )
     return {"quantization_config": settings, "device_map": {"": placement.device}}
 
@@ -56,3 +56,33 @@ def prepare(model: Any) -> Any:
         return prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=False, gradient_checkpointing_kwargs={"use_reentrant": False}
         )
+
+
+def loftq(model: Any) -> Any:
+    """Set the adapter of a quantized model to the best low-rank approximation of what quantization took away, from the
+    plain weights, which are read once more into the machine's memory. The quantized base stays as it is.
+
+    One step of LoftQ (Li et al. 2023, arXiv:2310.08659), with the adapter's scaling taken into account.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.integrations import dequantize_module_weight
+    from transformers import AutoModelForCausalLM
+
+    known = model.get_base_model().config
+    plain = AutoModelForCausalLM.from_pretrained(
+        known._name_or_path, revision=getattr(known, "_commit_hash", None), dtype=torch.float32
+    )
+    weights = dict(plain.named_parameters())
+    with torch.no_grad():
+        for name, module in model.get_base_model().named_modules():
+            if not isinstance(module, LoraLayer) or f"{name}.weight" not in weights:
+                continue
+            held = dequantize_module_weight(module.get_base_layer()).to("cpu", torch.float32)
+            left, values, right = torch.linalg.svd(weights[f"{name}.weight"] - held, full_matrices=False)
+            for adapter, rank in module.r.items():
+                root = values[:rank].sqrt()
+                a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+                a.copy_(root[:, None] * right[:rank])
+                b.copy_(left[:, :rank] * root / module.scaling[adapter])
+    return model

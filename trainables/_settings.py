@@ -106,8 +106,8 @@ class TrainSettings(Settings):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are clipped to this global norm; 0 turns clipping off."""
-    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    """The optimizer."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = "adamw"
+    """The optimizer; `adamw_8bit` keeps its states in 8 bits (bitsandbytes), `paged` moves them out of a full GPU."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """First moment decay."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)

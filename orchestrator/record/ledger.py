@@ -59,7 +59,7 @@ class Ledger:
         record = _read(folder / "record.json", TrialRecord)
         if record is None:
             return self._rebuilt(trial_id)
-        if record.state == "trained" and not (folder / "export" / "export.json").is_file():
+        if record.state == "trained" and not (folder / (record.export or "export") / "export.json").is_file():
             return None
         return record
 
@@ -109,12 +109,13 @@ class Ledger:
         if settings is None or description is None or (train is None and description["kind"] != "reference"):
             return None
         finished = (folder / "export" / "export.json").stat().st_mtime
+        export = (train or {}).get("scored", "export")
         record = TrialRecord(
             id=trial_id,
             state="trained",
             settings=settings,
-            export="export",
-            export_hash=content_hash(folder / "export"),
+            export=export,
+            export_hash=content_hash(folder / export),
             train=without_points(train or {}),
             started=finished - (train or {}).get("total_seconds", 0.0),
             finished=finished,

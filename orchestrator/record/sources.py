@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from orchestrator.decide.bases import QUANTIZATION
 from orchestrator.decide.identity import eval_id
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
 from orchestrator.errors import MissingDataError
@@ -65,7 +66,14 @@ class Sources:
             raise MissingDataError(f"adapter: {adapter.unresolved}")
         folder = str(adapter.path) if adapter and adapter.path else settings.adapter
         form = settings.data.format if settings.data else None
-        return reference(self._pinned(settings.model), bos=bos, base_hash=model.hash, adapter=folder, format=form)
+        return reference(
+            self._pinned(settings.model),
+            bos=bos,
+            base_hash=model.hash,
+            adapter=folder,
+            format=form,
+            quantization=settings.blocks.get(QUANTIZATION),
+        )
 
     def tasks(self, trial: PlannedTrial, record: TrialRecord) -> list[EvalTask]:
         """The evals of a trained trial, with their ids."""

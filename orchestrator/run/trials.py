@@ -233,14 +233,16 @@ def drive(config: dict[str, Any], tasks: Mapping[str, TrialTask]) -> dict[str, A
             attempt += 1
     from trainables._export import content_hash
 
+    told = ledger.train(job.trial_id)
+    export = told.get("scored", "export")
     ledger.put_trial(
         TrialRecord(
             id=job.trial_id,
             state="trained",
             settings=task.settings,
-            export="export",
-            export_hash=content_hash(job.folder / "export"),
-            train=without_points(ledger.train(job.trial_id)),
+            export=export,
+            export_hash=content_hash(job.folder / export),
+            train=without_points(told),
             started=began,
             finished=time.time(),
         )

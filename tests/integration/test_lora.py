@@ -70,3 +70,63 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path):
     assert losses(resumed) == losses(whole)
     name = "trial/export/adapter_model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+def test_qlora_trains_with_8_bit_optimizers_and_its_export_is_read_with_as_few_bits(tmp_path, optimizer):
+    import bitsandbytes
+
+    train = {**TRAIN, "optimizer": optimizer, "gradient_checkpointing": True}
+    task = job(tmp_path, method="qlora", train=train, blocks={"qlora": {"rank": 4}})
+    content = fit(task, LocalReporter())
+    assert losses(content)[-1] < losses(content)[0]
+    ours = load(task.folder / "export").model
+    assert sum(isinstance(module, bitsandbytes.nn.Linear4bit) for module in ours.modules()) == 28
+    read = json.loads((task.folder / "export" / "export.json").read_text())["quantization"]
+    assert read == {"bits": 4, "quant_type": "nf4", "double_quant": True, "compute_dtype": "auto"}
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_merged_model_is_written_and_scored_where_the_file_asks_for_it(tmp_path, method):
+    task = job(
+        tmp_path, method=method, train={**TRAIN, "max_steps": 3}, blocks={method: {"rank": 4, "evaluate": "merged"}}
+    )
+    content = fit(task, LocalReporter())
+    assert content["scored"] == "merged"
+    merged, beside = load(task.folder / "merged"), load(task.folder / "export")
+    assert type(merged.model).__name__ == "LlamaForCausalLM"
+    assert torch.allclose(logits(merged.model), logits(beside.model), atol=1e-4 if method == "qlora" else 1e-5)
+    assert merged.tokenize("a b") == beside.tokenize("a b")
+
+
+@pytest.mark.parametrize("method, init", [("lora", "pissa"), ("qlora", "default"), ("qlora", "loftq")])
+def test_other_adapters_go_on_to_the_same_bits_too(tmp_path, method, init):
+    optimizer = "paged_adamw_8bit" if init == "loftq" else "adamw"
+    arguments = {
+        "method": method,
+        "train": {**TRAIN, "save_every": 2, "max_steps": 4, "optimizer": optimizer},
+        "blocks": {method: {"rank": 4, "init": init, "lora_plus_ratio": 4}},
+    }
+    whole = fit(job(tmp_path / "whole", **arguments), LocalReporter())
+    task = job(tmp_path / "cut", **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, LocalReporter(keep=tmp_path / "kept", stop_after=2))
+    resumed = fit(task, LocalReporter(resume=tmp_path / "kept" / "checkpoint-2"))
+    assert losses(resumed) == losses(whole)
+    name = "trial/export/adapter_model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_quantized_base_row_is_loaded_with_as_few_bits(tmp_path):
+    from trainables._export import reference
+
+    settings = ModelSettings(path="builtin:mini")
+    rows = {}
+    for name, quantization in (("plain", None), ("nf4", {"bits": 4, "quant_type": "nf4", "double_quant": True})):
+        (tmp_path / name).mkdir()
+        description = reference(settings, bos="template", base_hash="x", quantization=quantization)
+        (tmp_path / name / "export.json").write_text(json.dumps(description))
+        rows[name] = logits(load(tmp_path / name).model)
+    assert torch.equal(rows["plain"], logits(base_model()))
+    difference = (rows["nf4"] - rows["plain"]).abs().max()
+    assert 0.01 < difference < 5

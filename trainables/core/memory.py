@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-OPTIMIZER_STATES = {"adamw": 2.0, "sgd": 0.0, "adafactor": 0.0}
-"""Copies of the weights that an optimizer keeps; Adafactor's rows and columns are too small to count."""
+OPTIMIZER_STATES = {"adamw": 2.0, "adamw_8bit": 0.5, "paged_adamw_8bit": 0.5, "sgd": 0.0, "adafactor": 0.0}
+"""Copies of float32 weights that an optimizer keeps; Adafactor's rows and columns are too small to count."""
 CARDS_GB = (6, 8, 12, 16, 24, 40, 80)
 """Sizes that GPUs are sold in."""
 RESERVED_BYTES = 1 << 30

@@ -1,0 +1,149 @@
+"""LoRA on real layers: what it begins with, what it leaves alone, and what is written of it."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tests.unit.tiny_models import IDS, logits, tiny_llama, train_a_little
+from trainables import lora
+from trainables._adapters import save
+from trainables._merge import merged_model
+from trainables._settings import TrainSettings
+
+INITS = {
+    "default": 0.0,
+    "gaussian": 0.0,
+    # B A is a product of orthogonal matrices: 0 but for rounding.
+    "orthogonal": 1e-4,
+    # A part of the weights moves into the adapter, and comes back but for rounding.
+    "pissa": 1e-4,
+    "olora": 1e-4,
+}
+
+
+def adapted(model=None, **settings):
+    torch.manual_seed(1)
+    return lora.build(model or tiny_llama(), lora.Config(**{"rank": 4, **settings}))
+
+
+@pytest.mark.parametrize("init", list(INITS))
+def test_an_adapter_changes_nothing_before_it_is_trained(init):
+    assert set(INITS) == set(lora.Config.model_fields["init"].annotation.__args__)
+    before = logits(tiny_llama())
+    after = logits(adapted(init=init))
+    assert torch.equal(before, after) if INITS[init] == 0 else torch.allclose(before, after, atol=INITS[init])
+
+
+@pytest.mark.parametrize("settings", [{}, {"dora": True}, {"rslora": True}, {"layers": [1]}, {"targets": ["lm_head"]}])
+def test_training_leaves_the_base_bit_for_bit(settings):
+    model = adapted(**settings)
+    train_a_little(model)
+    plain = tiny_llama().state_dict()
+    held = {name.replace(".base_layer", ""): value for name, value in model.get_base_model().state_dict().items()}
+    assert set(plain) <= set(held)
+    for name, value in plain.items():
+        assert torch.equal(held[name], value), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dora": True},
+        {"rslora": True, "alpha": 3},
+        {"init": "pissa"},
+        {"init": "pissa", "init_iterations": 4},
+        {"init": "olora", "rslora": True},
+        {"layers": [1], "targets": "attention"},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"targets": ["lm_head", "q_proj"]},
+        {"targets": ["embed_tokens"]},
+        {"bias": "lora_only"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_saved_adapter_gives_the_same_logits_in_stock_peft_and_merged(settings, tied, tmp_path, monkeypatch):
+    model = train_a_little(adapted(tiny_llama(tied), **settings))
+    save(model, tmp_path)
+    expected = logits(model)
+    stock = PeftModel.from_pretrained(tiny_llama(tied), tmp_path)
+    assert torch.allclose(logits(stock), expected, atol=1e-4 if "init" in settings else 1e-6)
+    monkeypatch.setattr("trainables._model.load_model", lambda *arguments: tiny_llama(tied))
+    description = {
+        "base": {"path": "builtin:mini", "revision": None}, "dtype": "float32", "trust_remote_code": False,
+        "quantization": None,
+    }  # fmt: skip
+    merged = merged_model(tmp_path, description)
+    assert torch.allclose(logits(merged), logits(stock), atol=1e-5)
+    merged.save_pretrained(tmp_path / "merged")
+    again = type(merged).from_pretrained(tmp_path / "merged")
+    assert torch.equal(logits(again), logits(merged))
+
+
+def test_an_export_holds_no_embeddings_unless_they_were_trained(tmp_path):
+    from safetensors.torch import load_file
+
+    for name, settings, expected in [("plain", {}, False), ("trained", {"modules_to_save": ["embed_tokens"]}, True)]:
+        (tmp_path / name).mkdir()
+        save(adapted(**settings), tmp_path / name)
+        tensors = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert any("embed" in key for key in tensors) == expected
+
+
+def test_the_same_adapter_is_written_as_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        save(adapted(), tmp_path / name)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    kept = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    assert kept["target_modules"] == sorted(kept["target_modules"])
+
+
+def test_parameters_counted_from_shapes_are_those_that_train():
+    from trainables._adapters import linear_modules
+    from trainables.core.adapters import lora_parameters, resolve
+
+    linear, tables = linear_modules(tiny_llama())
+    for settings in ({}, {"dora": True}, {"layers": [0]}, {"targets": "mlp", "rank": 7}, {"targets": ["lm_head"]}):
+        config = lora.Config(**{"rank": 4, **settings})
+        trains = sum(p.numel() for p in adapted(**settings).parameters() if p.requires_grad)
+        targets = resolve(config.targets, linear, tables, config.layers)
+        assert lora_parameters(targets, linear | tables, config.rank, config.dora) == trains
+
+
+def test_lora_plus_lets_b_learn_faster_and_keeps_biases_and_norms_without_decay():
+    config = lora.Config(rank=4, lora_plus_ratio=16, modules_to_save=["norm"])
+    model = lora.build(tiny_llama(), config)
+    train = TrainSettings(learning_rate=1e-4, weight_decay=0.1)
+    groups = lora.optimizer_groups(model, config, train)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_name = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert set(by_name) == {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, (rate, decay) in by_name.items():
+        assert rate == pytest.approx(1.6e-3 if "lora_B" in name else 1e-4), name
+        assert decay == (0.0 if "norm" in name else 0.1), name
+    assert groups[0]["lr"] == 1e-4
+    assert lora.optimizer_groups(model, lora.Config(), train) is None
+
+
+def test_modules_to_save_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"lora\.modules_to_save: no module is called heads .* lm_head"):
+        adapted(modules_to_save=["heads"])
+
+
+def test_loftq_is_for_a_quantized_base():
+    with pytest.raises(ValueError, match="use method qlora"):
+        lora.Config(init="loftq")
+
+
+def test_gradients_reach_the_adapter_alone():
+    model = adapted().train()
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert touched
+    assert all("lora_" in name for name in touched)

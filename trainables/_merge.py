@@ -1,0 +1,104 @@
+"""Adds an adapter to the weights of its base model: one model that needs neither PEFT nor the base."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainables._settings import ModelSettings
+
+MERGED = "merged"
+"""Folder of the merged model, beside `export/`."""
+TABLES = ("get_input_embeddings", "get_output_embeddings")
+
+
+def merge(export: Path, out: Path, dtype: str | None = None) -> Path:
+    """Write the export `export` of kind adapter as a whole model to `out`, an export of kind full; returns `out`.
+
+    `dtype`: type of the written weights; that of the base in training when empty. A quantized base is dequantized
+    first, so that the result is what the adapter was trained on and not the original model. The weights are added in
+    float32 on the CPU. `out` appears whole or not at all. Raises ValueError for an export that is no adapter.
+    """
+    from trainables._export import DESCRIPTION
+    from trainables._tokenizer import load_tokenizer
+
+    description = json.loads((export / DESCRIPTION).read_text(encoding="utf-8"))
+    if description["kind"] != "adapter":
+        raise ValueError(f"{export}: nothing to merge, it is an export of kind {description['kind']}, no adapter.")
+    dtype = dtype or description["dtype"]
+    model = merged_model(export, description)
+    tokenizer = load_tokenizer(str(export), "file")
+    fresh = out.with_name(f".{out.name}-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _cast(model, dtype).save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    left_out = ("quantization",)
+    kept = {key: value for key, value in description.items() if key not in left_out}
+    text = json.dumps({**kept, "kind": "full", "dtype": dtype, "merged": True}, indent=1)
+    (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    return out
+
+
+def merged_model(export: Path, description: dict[str, Any]) -> Any:
+    """The base with the adapter in its weights, in float32 on the CPU."""
+    import torch
+
+    from trainables._adapters import put_on
+    from trainables._model import load_model, place
+
+    base = description["base"]
+    settings = ModelSettings(
+        path=base["path"],
+        revision=base["revision"],
+        dtype=description["dtype"],
+        attention="sdpa",
+        trust_remote_code=description["trust_remote_code"],
+    )
+    model = load_model(settings, replace(place(settings), device="cpu"), description["quantization"])
+    if description["quantization"]:
+        model = model.dequantize()
+    adapted = put_on(model.to(torch.float32), export)
+    _untie(adapted)
+    merged = adapted.merge_and_unload()
+    if getattr(merged.config, "quantization_config", None) is not None:
+        del merged.config.quantization_config
+    merged.config.use_cache = True
+    return merged
+
+
+def merge_as_asked(config: Any, folder: Path) -> str:
+    """After training into `folder`: merge where the method's config asks for it. Returns the name of the folder that
+    the evals are to score."""
+    asked = getattr(config, "evaluate", "adapter") == "merged"
+    if asked or getattr(config, "merge", False):
+        merge(folder / "export", folder / MERGED)
+    return MERGED if asked else "export"
+
+
+def _untie(adapted: Any) -> None:
+    """Give the output layer weights of its own where it shares the embeddings' and only one of the two was adapted."""
+    import torch
+
+    model = adapted.get_base_model()
+    table, head = (getattr(model, name)() for name in TABLES)
+    if head is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    adapter_on = [hasattr(layer, "base_layer") or hasattr(layer, "modules_to_save") for layer in (table, head)]
+    if not any(adapter_on):
+        return
+    layer = getattr(head, "base_layer", head)
+    layer = getattr(layer, "original_module", layer)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    for config in {id(item): item for item in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+
+
+def _cast(model: Any, dtype: str) -> Any:
+    import torch
+
+    return model.to(getattr(torch, dtype))

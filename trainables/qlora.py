@@ -1,0 +1,81 @@
+"""QLoRA: adapters beside a base model that is read in 4 or 8 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from trainables import lora
+from trainables._adapter_settings import AdapterSettings
+from trainables._parallel import PARALLEL
+from trainables._settings import EXECUTION
+
+VERSION = 1
+"""Raised when an unchanged config gives other weights."""
+
+SUMMARY = "low-rank adapters beside a frozen base model that is read in 4 or 8 bits"
+
+BLOCKS = PARALLEL
+
+EXPORT = "adapter"
+
+
+class Config(AdapterSettings):
+    """The settings of an adapter, how it begins, and how the base is read (transformers: BitsAndBytesConfig)."""
+
+    init: Literal["default", "gaussian", "orthogonal", "loftq"] = "default"
+    """How A and B begin; `loftq`: so that they make up for what quantization loses (Li et al. 2023,
+    arXiv:2310.08659)."""
+    bits: Literal[4, 8] = 4
+    """Bits of a weight of the linear layers."""
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    """For 4 bits: the sixteen values that there are."""
+    double_quant: bool = True
+    """For 4 bits: the scales of the blocks are quantized too."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type in which a quantized layer computes; `auto` is bfloat16 on a GPU that has it and float32 elsewhere."""
+    storage_dtype: Literal["uint8", "bfloat16", "float16", "float32"] = Field("uint8", json_schema_extra=EXECUTION)
+    """For 4 bits: type of the tensors that the bits are kept in; sharding wants the type of the other weights."""
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _init_fits_the_base(cls, init: Any) -> Any:
+        if init in ("pissa", "olora"):
+            raise ValueError(
+                f"{init} moves a part of the base weights into the adapter, and these cannot change once they are "
+                "quantized: use loftq, or method lora"
+            )
+        return init
+
+
+def quantization(config: Config) -> dict[str, Any]:
+    """How the base model is read, as plain values; a base row of the same values is what a trial is compared with."""
+    if config.bits == 8:
+        return {"bits": 8}
+    storage = {} if config.storage_dtype == "uint8" else {"storage_dtype": config.storage_dtype}
+    return {
+        "bits": 4,
+        "quant_type": config.quant_type,
+        "double_quant": config.double_quant,
+        "compute_dtype": config.compute_dtype,
+        **storage,
+    }
+
+
+def build(model: Any, config: Config) -> Any:
+    """The quantized model with an adapter on its target layers; only the adapter trains."""
+    from trainables._adapters import attach
+    from trainables._quantization import loftq, prepare
+
+    adapted = attach(prepare(model), config, "qlora")
+    return loftq(adapted) if config.init == "loftq" else adapted
+
+
+def check(config: Config, shapes: Mapping[str, Any]) -> None:
+    """Raise ValueError where a setting means nothing in a model of these shapes (see `record.shapes`)."""
+    from trainables.core.adapters import targets_of
+
+    targets_of(config, shapes, "qlora")
+
+
+optimizer_groups = lora.optimizer_groups
