@@ -5,17 +5,18 @@ A process of its own, because it needs torch and transformers, which planning mu
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def facts(folder: Path) -> dict[str, Any]:
     """{parameters, trainable_parameters, hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied,
-    linear_modules, linear_shapes, model_type}.
+    linear_modules, linear_shapes, linear_paths, table_paths, model_type}.
 
     Tied weights count once. `linear_modules`: distinct last names of the linear layers, without the output layer;
-    `linear_shapes`: the same with [[out, in, how many], ...]. Raises ValueError for a folder that describes no decoder
+    `linear_shapes`: the same with [[out, in, how many], ...]; `linear_paths`: full name -> [out, in] of each;
+    `table_paths`: the same of embedding and output layer. Raises ValueError for a folder that describes no decoder
     that transformers knows without code of the model's own.
     """
     import torch
@@ -36,7 +37,9 @@ def facts(folder: Path) -> dict[str, Any]:
     tied = head is not None and head.weight is embedding.weight
     if head is not None and not tied and getattr(text, "tie_word_embeddings", False):
         counted, tied = counted - head.weight.numel(), True
-    shapes = _linear_shapes(model, head)
+    paths = _linear_paths(model, head)
+    shapes = by_last_name(paths)
+    tables = {name: module for name, module in model.named_modules() if module is embedding or module is head}
     return {
         "model_type": config.model_type,
         "parameters": counted,
@@ -50,8 +53,19 @@ def facts(folder: Path) -> dict[str, Any]:
         "vocab": int(embedding.weight.shape[0]),
         "tied": tied,
         "linear_modules": sorted(shapes),
-        "linear_shapes": {name: shapes[name] for name in sorted(shapes)},
+        "linear_shapes": shapes,
+        "linear_paths": paths,
+        "table_paths": {name: [int(size) for size in module.weight.shape] for name, module in tables.items()},
     }
+
+
+def by_last_name(paths: Mapping[str, Sequence[int]]) -> dict[str, list[list[int]]]:
+    """Last part of the names of modules -> [[out, in, how many], ...], sorted."""
+    counts: dict[str, dict[tuple[int, ...], int]] = {}
+    for path, shape in paths.items():
+        found = counts.setdefault(path.rpartition(".")[2], {})
+        found[tuple(shape)] = found.get(tuple(shape), 0) + 1
+    return {name: [[*shape, n] for shape, n in sorted(counts[name].items())] for name in sorted(counts)}
 
 
 def _first(config: Any, *names: str, default: int | None = None) -> int:
@@ -64,19 +78,18 @@ def _first(config: Any, *names: str, default: int | None = None) -> int:
     return default
 
 
-def _linear_shapes(model: Any, head: Any) -> dict[str, list[list[int]]]:
+def _linear_paths(model: Any, head: Any) -> dict[str, list[int]]:
+    """Full name -> [out, in] of every linear layer but the output layer."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    counts: dict[str, dict[tuple[int, int], int]] = {}
+    paths = {}
     for name, module in model.named_modules():
         if module is head or not isinstance(module, nn.Linear | Conv1D):
             continue
         rows, columns = (int(size) for size in module.weight.shape)
-        shape = (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
-        found = counts.setdefault(name.rpartition(".")[2], {})
-        found[shape] = found.get(shape, 0) + 1
-    return {name: [[*shape, count] for shape, count in sorted(found.items())] for name, found in counts.items()}
+        paths[name] = [columns, rows] if isinstance(module, Conv1D) else [rows, columns]
+    return paths
 
 
 def main(arguments: Sequence[str]) -> int:

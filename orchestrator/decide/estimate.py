@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.registry import NO_METHOD
 from trainables.core.batches import batch_shape
-from trainables.core.memory import BYTES, OPTIMIZER_STATES, Memory, Shape, full_fine_tuning
+from trainables.core.memory import BYTES, OPTIMIZER_STATES, Memory, full_footprint, shape_of, training_memory
 from trainables.core.schedules import total_steps
 
 COMPUTE = {"auto": "float32", "float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -56,11 +56,12 @@ def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, 
     dtype = "float32" if settings.model.dtype == "auto" else settings.model.dtype
     memory = disk = None
     if parameters is not None:
-        disk = int(parameters * BYTES[dtype] * (2 + OPTIMIZER_STATES[train.optimizer]))
-    shape = shape_in(shapes)
+        disk = int(parameters * BYTES[dtype] * (2 + OPTIMIZER_STATES.get(train.optimizer, 2.0)))
+    shape = shape_of(shapes)
     if shape is not None:
-        memory = full_fine_tuning(
+        memory = training_memory(
             shape,
+            full_footprint(shape, dtype),
             rows=micro_batch,
             tokens=data.max_length,
             dtype=dtype,
@@ -77,23 +78,6 @@ def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, 
         disk_bytes=disk,
         micro_batch=micro_batch,
         accumulation=accumulation,
-    )
-
-
-def shape_in(shapes: Mapping[str, Any] | None) -> Shape | None:
-    """The shape that rules a model's memory; None where the sizes do not say all of it."""
-    names = ("parameters", "layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
-    if shapes is None or not all(isinstance(shapes.get(name), int) for name in names):
-        return None
-    return Shape(
-        parameters=shapes["parameters"],
-        layers=shapes["layers"],
-        hidden=shapes["hidden"],
-        intermediate=shapes["intermediate"],
-        heads=shapes["heads"],
-        kv_width=shapes["kv_heads"] * shapes["head_dim"],
-        query_width=shapes["heads"] * shapes["head_dim"],
-        vocab=shapes["vocab"],
     )
 
 

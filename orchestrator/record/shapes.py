@@ -15,9 +15,12 @@ from typing import Any
 
 import trainables
 from orchestrator.record.ledger import read_json, write_json
+from trainables._shapes import by_last_name
 from trainables.builtin.sources import mini_path
 
 TIMEOUT_SECONDS = 180
+FORMAT = 2
+"""Version of what a child process tells of a model; what an earlier one told is not read."""
 LONGEST_HEADER_BYTES = 100_000_000
 """The most that the safetensors format allows."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -49,7 +52,7 @@ def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
     config.json that transformers does not know).
 
     Keys: parameters, trainable_parameters, hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied,
-    linear_modules, linear_shapes, model_type.
+    linear_modules, linear_shapes, linear_paths, table_paths, model_type.
     """
     config = read_json(folder / "config.json")
     if config is None:
@@ -58,7 +61,9 @@ def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
     if found is not None:
         return found
     digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-    answer = _remembered(cache / "shapes" / f"{digest}.json", ["-m", "trainables._shapes", str(folder.absolute())])
+    answer = _remembered(
+        cache / "shapes" / f"{digest}-{FORMAT}.json", ["-m", "trainables._shapes", str(folder.absolute())]
+    )
     return answer if isinstance(answer, dict) else None
 
 
@@ -136,11 +141,12 @@ def _from_headers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | N
             return None  # What holds where nothing is said differs from model to model.
         tied = bool(says)
     counted = {name: shape for name, shape in tensors.items() if not (tied and name == HEAD)}
-    linear: dict[str, dict[tuple[int, ...], int]] = {}
-    for name, shape in counted.items():
-        if len(shape) == 2 and name.endswith(".weight") and name not in (HEAD, embedding):
-            found = linear.setdefault(name.split(".")[-2], {})
-            found[shape] = found.get(shape, 0) + 1
+    linear = {
+        name.removesuffix(".weight"): list(shape)
+        for name, shape in sorted(counted.items(), key=lambda item: _in_order(item[0]))
+        if len(shape) == 2 and name.endswith(".weight") and name not in (HEAD, embedding)
+    }
+    by_name = by_last_name(linear)
     parameters = sum(prod(shape) for shape in counted.values())
     return {
         "model_type": config["model_type"],
@@ -154,9 +160,16 @@ def _from_headers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | N
         "intermediate": inner,
         "vocab": tensors[embedding][0],
         "tied": tied,
-        "linear_modules": sorted(linear),
-        "linear_shapes": {name: [[*shape, n] for shape, n in sorted(linear[name].items())] for name in sorted(linear)},
+        "linear_modules": sorted(by_name),
+        "linear_shapes": by_name,
+        "linear_paths": linear,
+        "table_paths": {name.removesuffix(".weight"): list(tensors[embedding]) for name in (embedding, HEAD)},
     }
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """Key that puts layer 10 after layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _plain(config: Mapping[str, Any]) -> bool:

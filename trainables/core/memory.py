@@ -1,18 +1,25 @@
-"""How much memory a training takes on one device, from the model's shape alone: a sum of five parts, in bytes.
+"""How much memory a training takes on one device, from the sizes of the model alone: a sum of parts, in bytes.
 
-Weights, gradients and optimizer state are counted; activations and logits follow what the layers of a Llama-like
-decoder keep for the backward pass (after the accounting of Korthikanti et al. 2022, "Reducing Activation Recomputation
-in Large Transformer Models", arXiv:2205.05198, with gated feed-forward, grouped keys and fused attention instead of
-theirs).
+A method says by a `Footprint` what it makes of the model; `training_memory` adds what the optimizer, the backward pass
+and the spreading over devices make of that. Activations are counted in `core.activations`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-OPTIMIZER_STATES = {"adamw": 2.0, "adamw_8bit": 0.5, "paged_adamw_8bit": 0.5, "sgd": 0.0, "adafactor": 0.0}
-"""Copies of float32 weights that an optimizer keeps; Adafactor's rows and columns are too small to count."""
+from trainables.core import activations
+from trainables.core.footprint import BYTES, Footprint, Linear, Shape, adapter_footprint, full_footprint, shape_of
+
+__all__ = [
+    "BYTES", "Footprint", "Linear", "Memory", "Shape", "Sharding", "adapter_footprint", "full_footprint", "shape_of",
+    "training_memory",
+]  # fmt: skip
+
+ADAPTER_BYTES = 4
+"""PEFT keeps adapters in float32 whatever the base is read as (`autocast_adapter_dtype`)."""
+OPTIMIZER_STATES = {"adamw": 2.0, "sgd": 0.0, "adafactor": 0.0}
+"""Copies of the weights that an optimizer keeps, in their type; Adafactor's rows and columns are too small to count."""
+EIGHT_BIT_BYTES = 2
+"""Of a parameter, for 8-bit AdamW: two moments of one byte (Dettmers et al. 2021, arXiv:2110.02861)."""
 CARDS_GB = (6, 8, 12, 16, 24, 40, 80)
 """Sizes that GPUs are sold in."""
 RESERVED_BYTES = 1 << 30
@@ -20,18 +27,22 @@ RESERVED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a decoder's configuration rules its memory."""
+class Sharding:
+    """How one trial is spread over its workers.
 
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_width: int
-    """Width of the keys (and of the values) of one token: key heads x head size."""
-    query_width: int
-    vocab: int
+    `stage` is that of ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054): optimizer state from 1 on, gradients from 2,
+    weights from 3 are divided; None is plain data parallelism, where each worker holds all and DDP's buckets hold the
+    gradients once more. What is offloaded lies in the machine's memory.
+    """
+
+    workers: int = 1
+    stage: int | None = None
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    offload_gradients: bool = False
+
+
+ALONE = Sharding()
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,15 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    casts: int = 0
+    """Copies of float32 weights in the type of the arithmetic, which autocast keeps for the backward pass."""
+    host: int = 0
+    """Of one worker in the machine's memory, where parts are offloaded; no part of the total."""
 
     @property
     def total(self) -> int:
-        """All parts together."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """All parts on the device together."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.casts
 
     @property
     def card_gb(self) -> int | None:
@@ -55,43 +70,9 @@ class Memory:
         return next((size for size in CARDS_GB if self.total + RESERVED_BYTES <= size << 30), None)
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """What a method makes of a model, as far as memory is concerned."""
-
-    trainable: int
-    """Parameters that train."""
-    added: int
-    """Of these, how many the method adds to the model: an adapter's."""
-    weight_bytes: int
-    """The base model's weights in memory."""
-
-
-def shape_of(config: Mapping[str, Any], parameters: int) -> Shape | None:
-    """The shape in a config.json; None where it does not say it in the names that Llama-like (and GPT-2) models use."""
-
-    def first(*names: str) -> int | None:
-        return next((config[name] for name in names if isinstance(config.get(name), int)), None)
-
-    hidden, layers = first("hidden_size", "n_embd", "d_model"), first("num_hidden_layers", "n_layer", "num_layers")
-    heads, vocab = first("num_attention_heads", "n_head", "num_heads"), first("vocab_size")
-    if not hidden or not layers or not heads or not vocab:
-        return None
-    head_size = first("head_dim") or hidden // heads
-    return Shape(
-        parameters=parameters,
-        layers=layers,
-        hidden=hidden,
-        intermediate=first("intermediate_size", "n_inner", "d_ff") or 4 * hidden,
-        heads=heads,
-        kv_width=(first("num_key_value_heads") or heads) * head_size,
-        query_width=heads * head_size,
-        vocab=vocab,
-    )
-
-
-def full_fine_tuning(
+def training_memory(
     shape: Shape,
+    footprint: Footprint,
     *,
     rows: int,
     tokens: int,
@@ -100,60 +81,62 @@ def full_fine_tuning(
     optimizer: str = "adamw",
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
+    sharding: Sharding = ALONE,
+    device: activations.Device = "cuda",
 ) -> Memory:
-    """Memory of one device that trains every weight, `rows` rows of `tokens` tokens at once.
+    """Memory of one device that trains `rows` rows of `tokens` tokens at once.
 
-    `dtype` is that of the weights, of their gradients and of the optimizer's state; `compute_dtype` that of the forward
-    pass. With AdamW in float32 that is 16 bytes a parameter before the first activation.
+    `dtype`: of the base's weights where they are not quantized, of their gradients and of the optimizer's state;
+    `compute_dtype`: of the forward pass. Full fine-tuning with AdamW in float32 takes 16 bytes a parameter before the
+    first activation.
     """
-    weights = shape.parameters * BYTES[dtype]
-    logits = logit_bytes(shape, rows=rows, tokens=tokens, compute_dtype=compute_dtype)
-    activations = activation_bytes(
+    own = footprint.trainable - footprint.added
+    trained_bytes = footprint.added * ADAPTER_BYTES + own * BYTES[dtype]
+    weights = footprint.weight_bytes + footprint.constant_bytes + footprint.added * ADAPTER_BYTES
+    state = optimizer_bytes(optimizer, footprint.trainable, trained_bytes)
+    kept = activations.kept(
         shape,
+        footprint,
         rows=rows,
         tokens=tokens,
+        dtype=dtype,
         compute_dtype=compute_dtype,
         attention=attention,
         gradient_checkpointing=gradient_checkpointing,
+        device=device,
     )
-    if gradient_checkpointing:
-        # A layer is computed again when the logits are gone, so that the two share their room.
-        inputs = rows * tokens * shape.layers * shape.hidden * BYTES[compute_dtype]
-        activations -= min(activations - inputs, logits)
-    return Memory(
+    memory = Memory(
         weights=weights,
-        gradients=weights,
-        optimizer=int(weights * OPTIMIZER_STATES[optimizer]),
-        activations=activations,
-        logits=logits,
+        gradients=trained_bytes,
+        optimizer=state,
+        activations=kept.layers,
+        logits=kept.logits,
+        casts=activations.cast_bytes(shape, footprint, dtype=dtype, compute_dtype=compute_dtype),
     )
+    return sharded(memory, sharding)
 
 
-def activation_bytes(
-    shape: Shape, *, rows: int, tokens: int, compute_dtype: str, attention: str, gradient_checkpointing: bool
-) -> int:
-    """What the layers keep for the backward pass.
-
-    Per token and layer: two norms (their input in float32, and normalized), the input of the projections, queries,
-    keys, values and the attention's output, and the feed-forward's input, gate, activated gate, up and product. Eager
-    attention also keeps scores and probabilities of every pair of tokens. With checkpointing a layer keeps its input
-    alone, and one layer at a time the rest.
-    """
-    size = BYTES[compute_dtype]
-    norms = 2 * shape.hidden * (4 + size)
-    attended = size * (shape.hidden + 2 * shape.query_width + 2 * shape.kv_width)
-    forward = size * (shape.hidden + 4 * shape.intermediate)
-    per_token = norms + attended + forward
-    if attention == "eager":
-        per_token += shape.heads * tokens * (4 + size)
-    if gradient_checkpointing:
-        return rows * tokens * (shape.layers * shape.hidden * size + per_token)
-    return rows * tokens * shape.layers * per_token
+def sharded(memory: Memory, sharding: Sharding) -> Memory:
+    """One worker's part of what a trial holds."""
+    workers, stage = sharding.workers, sharding.stage
+    if stage is None:
+        copies = 2 if workers > 1 else 1
+        return replace(memory, gradients=memory.gradients * copies)
+    weights = memory.weights // (workers if stage >= 3 else 1)
+    gradients = memory.gradients // (workers if stage >= 2 else 1)
+    optimizer = memory.optimizer // (workers if stage >= 1 else 1)
+    host = 0
+    if sharding.offload_optimizer:
+        host, optimizer = host + optimizer, 0
+    if sharding.offload_gradients:
+        host, gradients = host + gradients, 0
+    if sharding.offload_parameters:
+        host, weights = host + weights, 0
+    return replace(memory, weights=weights, gradients=gradients, optimizer=optimizer, host=host)
 
 
-def logit_bytes(shape: Shape, *, rows: int, tokens: int, compute_dtype: str) -> int:
-    """The head's output, its log-softmax in float32, and the gradients of both: the head is as wide as the vocabulary,
-    so that this rules small models."""
-    size = BYTES[compute_dtype]
-    copy = 0 if size == 4 else 4
-    return rows * tokens * shape.vocab * (2 * size + copy + 4 + 4)
+def optimizer_bytes(optimizer: str, trainable: int, trained_bytes: int) -> int:
+    """What an optimizer keeps of `trainable` parameters that take `trained_bytes`."""
+    if "8bit" in optimizer:
+        return trainable * EIGHT_BIT_BYTES
+    return int(trained_bytes * OPTIMIZER_STATES[optimizer])
