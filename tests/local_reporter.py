@@ -1,7 +1,10 @@
 """A `Reporter` without Ray: for fits in the test's own process, or in processes that a test starts."""
 
+import json
 import os
 import shutil
+import socket
+import tempfile
 from pathlib import Path
 
 from trainables._settings import DataSettings, Job, ModelSettings, TrainSettings
@@ -19,9 +22,9 @@ class LocalReporter:
         self.calls += 1
         self.points.extend(points)
         if checkpoint is not None:
-            if self.keep is not None and self.rank == 0:
+            if self.keep is not None:
                 self.last = self.keep / checkpoint.name
-                shutil.copytree(checkpoint, self.last)
+                shutil.copytree(checkpoint, self.last, dirs_exist_ok=True)
             if self.stop_after is not None and checkpoint.name == f"checkpoint-{self.stop_after}":
                 raise KeyboardInterrupt(f"stopped after {checkpoint.name}")
 
@@ -52,17 +55,45 @@ def job(folder: Path, *, model="builtin:mini", tokenizer="auto", data=None, trai
     )
 
 
-def fit_in_rank(rank: int, world: int, port: int, job: Job) -> None:
-    """One of several processes that train a job together; rank 0 writes train.json."""
+def fit_in_ranks(world: int, fits: list[tuple[Job, dict]]) -> list[dict]:
+    """Train jobs one after the other in `world` new processes, which are started once; what each fit returned.
+
+    Each job comes with arguments for its LocalReporter; one with `stop_after` is stopped there, and returns {}. One
+    process alone gets no process group and no environment, as in a program of one's own.
+    """
+    import torch.multiprocessing as mp
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        mp.spawn(_rank, args=(world, port, fits, found), nprocs=world)
+        return json.loads(found.read_text())
+
+
+def _rank(rank: int, world: int, port: int, fits: list[tuple[Job, dict]], found: Path) -> None:
+    import warnings
+
     import torch
 
     from trainables._fit import fit
 
+    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    fit(job, LocalReporter(rank, world))
-    torch.distributed.destroy_process_group()
+    if world > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    contents = []
+    for job, reporting in fits:
+        try:
+            contents.append(fit(job, LocalReporter(rank, world, **reporting)))
+        except KeyboardInterrupt:
+            contents.append({})
+    if rank == 0:
+        found.write_text(json.dumps(contents))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

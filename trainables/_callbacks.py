@@ -11,6 +11,10 @@ class Watch(TrainerCallback):
     def __init__(self, loop: Any):
         self.loop = loop
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The optimizer is there."""
+        self.loop.began()
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The order of rows depends on the epoch; the Trainer does not tell a plain batch sampler."""
         self.loop.order.epoch = state.global_step // self.loop.steps_per_epoch

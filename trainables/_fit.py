@@ -23,6 +23,13 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 
     Raises ValueError for what the user can mend: no rows left, a batch that does not divide, a model that is missing.
     """
+    from trainables._sharding import session
+
+    with session(job, reporter.rank, reporter.world_size):
+        return _fit(job, reporter)
+
+
+def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     import torch
     from transformers import set_seed
 
@@ -30,6 +37,7 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     from trainables._loop import Loop
     from trainables._merge import merge_as_asked
     from trainables._model import load_model, parameter_counts, place, special_ids, versions
+    from trainables._sharding import whole_weights
     from trainables._tokenizer import load_tokenizer, probe
 
     started = time.time()
@@ -41,6 +49,11 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     tokenizer = load_tokenizer(**tokenizer_arguments(job))
     prepared = prepare(job.data, tokenizer, job.cache, job.contents.get("data"))
 
+    micro_batch, accumulation = batch_shape(
+        job.train.global_batch, reporter.world_size, job.train.micro_batch, job.train.accumulation
+    )
+    loop = Loop(job, reporter, tokenizer, prepared, placement, micro_batch, accumulation)
+
     # Fresh weights of an adapter must not depend on whether the rows came from the cache.
     set_seed(job.seed)
     quantization = method.quantization(config) if hasattr(method, "quantization") else None
@@ -48,15 +61,10 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     for name, value in special_ids(tokenizer).items():
         if value is not None:
             setattr(model.config, name, value)
-    micro_batch, accumulation = batch_shape(
-        job.train.global_batch, reporter.world_size, job.train.micro_batch, job.train.accumulation
-    )
     trainable, total = parameter_counts(model)
-
-    loop = Loop(job, reporter, model, tokenizer, prepared, placement, micro_batch, accumulation)
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
-    loop.run()
+    loop.run(model)
 
     seconds = loop.points[-1]["seconds"] if loop.points else 0.0
     last_epoch = loop.points[-loop.steps_per_epoch :]
@@ -100,20 +108,25 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
             "lr_schedule": job.train.lr_schedule,
             "trainable_parameters": trainable,
             "total_parameters": total,
+            "parallel": loop.facts(),
         },
         "preview": preview(prepared, tokenizer, 2),
         "tokenizer_probe": probe(tokenizer),
-        "notes": [*placement.notes, *prepared.notes],
+        "notes": [*placement.notes, *prepared.notes, *loop.notes],
         "versions": versions(),
     }
+    kind, model = getattr(method, "EXPORT", "full"), loop.unwrapped()
+    # Every rank takes part: each holds a piece of a divided model.
+    weights = whole_weights(model, kind, keep=reporter.rank == 0)
     if reporter.rank == 0:
         write_export(
             job,
-            model=loop.unwrapped(),
+            model=model,
+            weights=weights,
             tokenizer=tokenizer,
             dtype=placement.dtype,
             version=method.VERSION,
-            kind=getattr(method, "EXPORT", "full"),
+            kind=kind,
             quantization=quantization,
         )
         content["scored"] = merge_as_asked(config, job.folder)
@@ -138,9 +151,20 @@ def tokenizer_arguments(job: Job) -> dict[str, Any]:
 
 
 def write_export(
-    job: Job, *, model: Any, tokenizer: Any, dtype: str, version: int, kind: str, quantization: dict[str, Any] | None
+    job: Job,
+    *,
+    model: Any,
+    tokenizer: Any,
+    dtype: str,
+    version: int,
+    kind: str,
+    quantization: dict[str, Any] | None,
+    weights: dict[str, Any] | None = None,
 ) -> Path:
-    """Write `export/` whole: into a folder beside it, then renamed into place, so that half an export never exists."""
+    """Write `export/` whole: into a folder beside it, then renamed into place, so that half an export never exists.
+
+    `weights`: those of a model that is divided among workers, put together; None where the model has them.
+    """
     from trainables._adapters import save
     from trainables._export import describe
 
@@ -148,9 +172,9 @@ def write_export(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     if kind == "adapter":
-        save(model, fresh)
+        save(model, fresh, weights)
     else:
-        model.save_pretrained(fresh)
+        model.save_pretrained(fresh, state_dict=weights)
     tokenizer.save_pretrained(fresh)
     description = describe(job, kind=kind, dtype=dtype, version=version, tokenizer=tokenizer, quantization=quantization)
     write_json(fresh / "export.json", description)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from trainables._data import Prepared, collate
+from trainables._deepspeed import Shape
 from trainables._model import Placement
 from trainables._settings import Job, Reporter
+from trainables._sharding import clip_and_tell, facts, join_group, layout, own_part, precision_and_sharding
 from trainables.core.batches import epoch_order, rank_slices
 from trainables.core.schedules import total_steps, warmup_steps
 
@@ -33,6 +35,8 @@ class Order:
         self.rows, self.seed, self.rank, self.world = rows, seed, rank, world
         self.global_batch, self.micro, self.accumulation = global_batch, micro, accumulation
         self.epoch = 0
+        self.finished = False
+        """Whether nothing is left to train: then it gives no batch."""
         self._drawn: tuple[int, list[int]] = (-1, [])
 
     def rows_in_order(self, epoch: int) -> list[int]:
@@ -54,6 +58,8 @@ class Order:
         return self.steps() * self.accumulation
 
     def __iter__(self) -> Iterator[list[int | None]]:
+        if self.finished:
+            return
         order = self.rows_in_order(self.epoch)
         for start in range(0, self.rows, self.global_batch):
             step = order[start : start + self.global_batch]
@@ -80,14 +86,13 @@ class Loop:
         self,
         job: Job,
         reporter: Reporter,
-        model: Any,
         tokenizer: Any,
         prepared: Prepared,
         placement: Placement,
         micro_batch: int,
         accumulation: int,
     ):
-        self.job, self.reporter, self.model, self.tokenizer = job, reporter, model, tokenizer
+        self.job, self.reporter, self.tokenizer = job, reporter, tokenizer
         self.prepared, self.placement = prepared, placement
         self.micro_batch, self.accumulation = micro_batch, accumulation
         self.order = Order(
@@ -109,35 +114,56 @@ class Loop:
         """A method's own groups of parameters for the optimizer, from the model as the Trainer has it."""
         self.points: list[dict[str, Any]] = []
         self.heldout: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.resumed_at = 0
         self._pending: list[dict[str, Any]] = []
         self._reported = 0.0
         self._clock = 0.0
         self._before_seconds = 0.0
+        self.layout = layout(job, reporter.world_size)
+        # Before a model is loaded: ZeRO-3 divides its weights while they are read.
+        self._training_arguments = self._arguments()
+        join_group(job)
 
-    def run(self) -> None:
+    def run(self, model: Any) -> None:
         """Train from the newest checkpoint, or from the start."""
-        resume = self.reporter.resume_from()
-        if resume is not None:
-            kept = json.loads((resume / POINTS_FILE).read_text(encoding="utf-8"))
-            self.points, self.heldout = kept["steps"], kept["heldout"]
-            self.resumed_at = len(self.points)
-            self._before_seconds = self.points[-1]["seconds"] if self.points else 0.0
-        trainer = self._trainer()
+        resume = self._resume()
+        trainer = self._trainer(model)
         self.trainer = trainer
         self._clock = time.perf_counter()
         if resume is not None and self.resumed_at >= self.total_steps:
-            # The Trainer would enter the epoch again and do one step more, where the last step ends no epoch.
-            trainer._load_from_checkpoint(str(resume))
-        else:
-            trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+            # The Trainer enters the epoch again and would do one step more, where the last step ends no epoch.
+            self.order.finished = True
+        trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
         self._send(None, force=True)
+
+    def _resume(self) -> Path | None:
+        """The checkpoint to go on from, with what was recorded until then; None where there is none to be read."""
+        resume = self.reporter.resume_from()
+        if resume is None:
+            return None
+        kept = json.loads((resume / POINTS_FILE).read_text(encoding="utf-8"))
+        written = kept.get("layout", {"engine": None})
+        if written != self.layout:
+            self.notes.append(
+                f"trained from the start: the last checkpoint was written with {_text(written)}, this is "
+                f"{_text(self.layout)}"
+            )
+            return None
+        self.points, self.heldout = kept["steps"], kept["heldout"]
+        self.resumed_at = len(self.points)
+        self._before_seconds = self.points[-1]["seconds"] if self.points else 0.0
+        return resume
 
     def unwrapped(self) -> Any:
         """The model without the wrappers that training put around it."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
         model.config.use_cache = True
         return model
+
+    def facts(self) -> dict[str, Any]:
+        """What trained: engine, stage, bytes of optimizer states in this process, whether weights were divided."""
+        return facts(self.trainer)
 
     def barrier(self) -> None:
         """Wait for the other ranks."""
@@ -150,6 +176,15 @@ class Loop:
         from transformers import TrainingArguments
 
         train = self.job.train
+        shape = Shape(
+            self.micro_batch,
+            self.accumulation,
+            self.reporter.world_size,
+            self.placement.dtype,
+            self.placement.precision,
+            self.total_steps,
+            self.warmup_steps,
+        )
         return TrainingArguments(
             output_dir=str(self.scratch),
             per_device_train_batch_size=self.micro_batch,
@@ -159,13 +194,10 @@ class Loop:
             lr_scheduler_type=train.lr_schedule,
             warmup_steps=self.warmup_steps,
             weight_decay=train.weight_decay,
-            max_grad_norm=train.max_grad_norm,
             optim=OPTIMIZERS[train.optimizer],
             adam_beta1=train.adam_beta1,
             adam_beta2=train.adam_beta2,
             adam_epsilon=train.adam_epsilon,
-            bf16=self.placement.precision == "bf16",
-            fp16=self.placement.precision == "fp16",
             gradient_checkpointing=train.gradient_checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
             use_cpu=not torch.cuda.is_available(),
@@ -182,9 +214,10 @@ class Loop:
             average_tokens_across_devices=True,
             dataloader_pin_memory=torch.cuda.is_available(),
             ddp_find_unused_parameters=False,
+            **precision_and_sharding(self.job, shape),
         )
 
-    def _trainer(self) -> Any:
+    def _trainer(self, model: Any) -> Any:
         from torch.utils.data import DataLoader
         from transformers import PrinterCallback, Trainer
 
@@ -211,10 +244,10 @@ class Loop:
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             return causal_loss(outputs.logits, labels, num_items_in_batch)
 
-        self.model.config.use_cache = False
+        model.config.use_cache = False
         trainer = OurTrainer(
-            model=self.model,
-            args=self._arguments(),
+            model=model,
+            args=self._training_arguments,
             train_dataset=rows,
             processing_class=self.tokenizer,
             compute_loss_func=loss,
@@ -225,6 +258,10 @@ class Loop:
         return trainer
 
     # -- called by the callback -------------------------------------------------------------------------------------
+
+    def began(self) -> None:
+        """Model and optimizer are wrapped for training."""
+        clip_and_tell(self.trainer, self.job.train.max_grad_norm)
 
     def stepped(self, step: int, logs: dict[str, float]) -> None:
         """Keep one optimizer step's numbers; `step` counts from 1."""
@@ -263,13 +300,15 @@ class Loop:
         self._clock += time.perf_counter() - began
 
     def saved(self, step: int) -> None:
-        """Hand a checkpoint of the Trainer over and drop the local copy."""
+        """Hand a checkpoint of the Trainer over, each rank what it wrote, and drop the local copy."""
         folder = self.scratch / f"checkpoint-{step}"
         if self.reporter.rank == 0:
-            kept = {"steps": self.points, "heldout": self.heldout}
+            kept = {"steps": self.points, "heldout": self.heldout, "layout": self.layout}
             (folder / POINTS_FILE).write_text(json.dumps(kept), encoding="utf-8")
         self.barrier()
-        self._send(folder, force=True)
+        part = own_part(folder, self.reporter.rank)
+        self._send(part if part.is_dir() else None, force=True)
+        shutil.rmtree(part.parent, ignore_errors=True)
         self.barrier()
         if self.reporter.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
@@ -327,3 +366,8 @@ class Loop:
         if world > 1:
             torch.distributed.all_reduce(sums)
         return float(sums[0]), float(sums[1])
+
+
+def _text(layout: dict[str, Any]) -> str:
+    named = ", ".join(f"{key} {value}" for key, value in layout.items() if key != "engine")
+    return f"{layout['engine'] or 'neither deepspeed nor fsdp'}{f' ({named})' if named else ''}"

@@ -39,7 +39,8 @@ class RayReporter:
         self.world_size: int = context.get_world_size()
 
     def report(self, points: list[dict[str, Any]], checkpoint: Path | None) -> None:
-        """Pass points on; on a save the checkpoint too. Every rank must call this the same number of times."""
+        """Pass points on; on a save this rank's part of the checkpoint, which Ray puts together with the others'. Every
+        rank must call this the same number of times."""
         import ray.train
 
         metrics: dict[str, Any] = {"points": points}
@@ -47,7 +48,7 @@ class RayReporter:
         if losses:
             metrics |= {"step": losses[-1]["step"], "train/loss": losses[-1]["loss"]}
         saved = None
-        if checkpoint is not None and self.rank == 0:
+        if checkpoint is not None:
             saved = ray.train.Checkpoint.from_directory(str(checkpoint))
         ray.train.report(metrics, checkpoint=saved)
 

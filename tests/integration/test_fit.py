@@ -1,12 +1,11 @@
 """The training loop: how a batch is split must not matter, and a stopped fit goes on where it was."""
 
 import json
-import socket
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.local_reporter import LocalReporter, fit_in_rank, job
+from tests.local_reporter import LocalReporter, fit_in_ranks, job
 from trainables._fit import fit
 
 
@@ -43,13 +42,8 @@ def test_splitting_a_batch_into_micro_batches_changes_no_update(whole, tmp_path,
 
 
 def test_two_workers_make_the_same_updates_as_one(whole, tmp_path):
-    import torch.multiprocessing as mp
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     task = job(tmp_path, train={"micro_batch": 2, "epochs": 2})
-    mp.spawn(fit_in_rank, args=(2, port, task), nprocs=2)
+    fit_in_ranks(2, [(task, {})])
     content = json.loads((task.folder / "train.json").read_text())
     assert content["summary"]["workers"] == 2
     assert losses(content) == pytest.approx(losses(whole), abs=1e-6)

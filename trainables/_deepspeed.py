@@ -1,0 +1,241 @@
+"""A trial's settings -> the JSON that DeepSpeed reads. Pure: values in, a dictionary out.
+
+What DeepSpeed may decide is how the work is spread; what determines a result stays the trial's. So the optimizer and
+the learning rate are always those of `transformers.Trainer`: such blocks of a file of one's own are checked against the
+trial's settings and left out.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables._parallel import DEFAULT_STAGE, DeepSpeed
+from trainables._settings import ModelSettings, TrainSettings
+
+FILLED_LATER = (
+    "zero_optimization.reduce_bucket_size",
+    "zero_optimization.stage3_prefetch_bucket_size",
+    "zero_optimization.stage3_param_persistence_threshold",
+)
+"""Keys whose "auto" transformers fills from the width of the model."""
+REDUCE_BUCKET = 50_000_000
+"""Elements that are reduced at once; DeepSpeed's own default takes 2 GB for the buffer of a float32 model."""
+OPTIMIZER_TYPES = {"adam": "adamw", "adamw": "adamw", "sgd": "sgd"}
+"""DeepSpeed's names of the optimizers there are, in lower case (its Adam decouples weight decay by default)."""
+SCHEDULE_TYPES = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear", "warmupcosinelr": "cosine"}
+SIXTEEN_BIT = {"bfloat16": "bf16", "float16": "fp16"}
+"""Type of the weights in memory -> DeepSpeed's block for it."""
+AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a trial's settings come to. None: not known before it runs, and then not compared with a file."""
+
+    micro_batch: int
+    accumulation: int
+    workers: int
+    dtype: str
+    """Type of the weights in memory."""
+    precision: str | None = None
+    """Arithmetic of the forward pass: float32, bf16, fp16."""
+    total_steps: int | None = None
+    warmup_steps: int | None = None
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The JSON file of one's own. Raises ValueError where it cannot be read or holds no JSON object."""
+    try:
+        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise ValueError(f"deepspeed.config: cannot read {path!r}: {reason}. Name a DeepSpeed JSON file.") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"deepspeed.config: {path!r} is no JSON ({error.msg} at {where}). Mend the file.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"deepspeed.config: {path!r} must hold a JSON object, not a {type(found).__name__}.")
+    return found
+
+
+def stage_of(block: DeepSpeed, own: Mapping[str, Any] | None = None) -> int:
+    """The ZeRO stage: the block's, else the file's, else 2."""
+    if block.stage is not None:
+        return block.stage
+    said = _get(own or {}, "zero_optimization.stage")
+    return said if isinstance(said, int) else DEFAULT_STAGE
+
+
+def offloads(block: DeepSpeed, own: Mapping[str, Any] | None = None) -> bool:
+    """Whether anything is kept in the machine's memory."""
+    devices = (_get(own or {}, f"zero_optimization.{key}.device") for key in ("offload_optimizer", "offload_param"))
+    return block.offload_optimizer or block.offload_parameters or any(found in ("cpu", "nvme") for found in devices)
+
+
+def deepspeed_config(
+    block: DeepSpeed,
+    model: ModelSettings,
+    train: TrainSettings,
+    shape: Shape,
+    own: Mapping[str, Any] | None = None,
+    *,
+    pin_memory: bool = False,
+) -> dict[str, Any]:
+    """The configuration of one trial; `own` is the content of `block.config`.
+
+    Raises ValueError that names both sides where the file and the trial say different things, where a value stays
+    "auto", and where the stage cannot give what training without it gives.
+    """
+    stage, place = stage_of(block, own), f"deepspeed.config: {block.config}"
+    if train.optimizer == "adafactor" and stage > 0:
+        raise ValueError(
+            f"train.optimizer: adafactor factors the rows and columns of a weight, and ZeRO stage {stage} flattens "
+            "weights. Use adamw or sgd, or deepspeed.stage: 0."
+        )
+    if block.offload_parameters and stage != 3:
+        raise ValueError(f"{place} says stage {stage}, and deepspeed.offload_parameters needs stage 3. Change one.")
+    if block.offload_optimizer and stage == 0:
+        raise ValueError(f"{place} says stage 0, and deepspeed.offload_optimizer needs stage 1, 2 or 3. Change one.")
+    config = deepcopy(dict(own or {}))
+    if _same("", config.get("train_batch_size"), train.global_batch):
+        # What is left over of a global batch that does not divide is filled up with rows in which no token counts.
+        config["train_batch_size"] = "auto"
+    for key, ours, value in _claims(block, model, train, shape, stage):
+        said = _get(config, key)
+        if said == "auto" and value is not None:
+            _set(config, key, value)
+        elif said not in (None, "auto") and value is not None and not _same(key, said, value):
+            raise ValueError(
+                f'{place} says {key} {json.dumps(said)}, the trial says {ours}. Write "auto" there, or change one.'
+            )
+    for name in ("optimizer", "scheduler"):
+        config.pop(name, None)
+    # Without ZeRO the engine clips and does not say the norm: `_sharding.clip_and_tell` does both.
+    config["gradient_clipping"] = 0.0 if stage == 0 and shape.dtype == "float32" else train.max_grad_norm
+    _complete(config, block, shape, stage, pin_memory)
+    left = [key for key in _autos(config) if key not in FILLED_LATER]
+    if left:
+        raise ValueError(f'{place} says {left[0]} "auto", which nothing of the trial fills. Write a value.')
+    return config
+
+
+def _claims(
+    block: DeepSpeed, model: ModelSettings, train: TrainSettings, shape: Shape, stage: int
+) -> Iterator[tuple[str, str, Any]]:
+    """(DeepSpeed's key, what the trial says in its own words, its value or None where that is not known yet)."""
+    micro, steps, workers = shape.micro_batch, shape.accumulation, shape.workers
+    whole = micro * steps * workers
+    yield "train_micro_batch_size_per_gpu", f"train.micro_batch {micro}", micro
+    yield "gradient_accumulation_steps", f"train.accumulation {steps}", steps
+    yield "train_batch_size", f"train.global_batch {whole} ({micro} x {steps} x {workers} workers)", whole
+    yield "gradient_clipping", f"train.max_grad_norm {train.max_grad_norm:g}", train.max_grad_norm
+    yield "optimizer.type", f"train.optimizer {train.optimizer}", train.optimizer
+    yield "optimizer.params.lr", f"train.learning_rate {train.learning_rate:g}", train.learning_rate
+    betas = [train.adam_beta1, train.adam_beta2]
+    yield "optimizer.params.betas", f"train.adam_beta1 and adam_beta2 {betas}", betas
+    yield "optimizer.params.eps", f"train.adam_epsilon {train.adam_epsilon:g}", train.adam_epsilon
+    yield "optimizer.params.weight_decay", f"train.weight_decay {train.weight_decay:g}", train.weight_decay
+    yield "scheduler.type", f"train.lr_schedule {train.lr_schedule}", train.lr_schedule
+    yield "scheduler.params.warmup_min_lr", "a warmup from 0", 0
+    yield "scheduler.params.warmup_max_lr", f"train.learning_rate {train.learning_rate:g}", train.learning_rate
+    warmup, total = shape.warmup_steps, shape.total_steps
+    yield "scheduler.params.warmup_num_steps", f"train.warmup_ratio, {warmup} steps", warmup
+    yield "scheduler.params.total_num_steps", f"{total} steps", total
+    for dtype, name in SIXTEEN_BIT.items():
+        # 16-bit weights are what these blocks mean; 16-bit arithmetic over float32 weights is autocast.
+        yield f"{name}.enabled", f"model.dtype {shape.dtype}", shape.dtype == dtype
+    if shape.precision is not None:
+        autocast = _autocast(shape)
+        yield "torch_autocast.enabled", f"train.precision {shape.precision}", autocast is not None
+        yield "torch_autocast.dtype", f"train.precision {shape.precision}", autocast
+    yield "zero_optimization.stage", f"deepspeed.stage {stage}", stage
+    for key, ours, wanted in (
+        ("offload_optimizer", "offload_optimizer", block.offload_optimizer),
+        ("offload_param", "offload_parameters", block.offload_parameters),
+    ):
+        if wanted:
+            yield f"zero_optimization.{key}.device", f"deepspeed.{ours} true", "cpu"
+
+
+def _complete(config: dict[str, Any], block: DeepSpeed, shape: Shape, stage: int, pin_memory: bool) -> None:
+    """Add what the file leaves out."""
+    zero = config.setdefault("zero_optimization", {})
+    zero.setdefault("stage", stage)
+    zero.setdefault("reduce_bucket_size", REDUCE_BUCKET)
+    if stage == 3:
+        for key in ("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"):
+            zero.setdefault(key, "auto")
+        # Checkpoints of the Trainer hold whole weights beside each worker's part.
+        zero.setdefault("stage3_gather_16bit_weights_on_model_save", True)
+    for key, wanted in (("offload_optimizer", block.offload_optimizer), ("offload_param", block.offload_parameters)):
+        if wanted:
+            zero.setdefault(key, {}).setdefault("device", "cpu")
+            zero[key].setdefault("pin_memory", pin_memory)
+    # The Trainer's optimizer on offloaded states: DeepSpeed's own is compiled when it is first used.
+    config.setdefault("zero_force_ds_cpu_optimizer", False)
+    for key, value in (
+        ("train_micro_batch_size_per_gpu", shape.micro_batch),
+        ("gradient_accumulation_steps", shape.accumulation),
+    ):
+        config.setdefault(key, value)
+    for dtype, name in SIXTEEN_BIT.items():
+        config.setdefault(name, {}).setdefault("enabled", shape.dtype == dtype)
+    if _autocast(shape) is None:
+        config.pop("torch_autocast", None)
+    else:
+        autocast = config.setdefault("torch_autocast", {})
+        autocast.setdefault("enabled", True)
+        autocast.setdefault("dtype", _autocast(shape))
+        # Gradients are summed in float32, as without DeepSpeed.
+        autocast.setdefault("lower_precision_safe_modules", [])
+
+
+def _autocast(shape: Shape) -> str | None:
+    """The type of the arithmetic where that is not the type of the weights."""
+    return AUTOCAST.get(shape.precision or "") if shape.dtype == "float32" else None
+
+
+def _same(key: str, said: Any, value: Any) -> bool:
+    if key == "optimizer.type":
+        return OPTIMIZER_TYPES.get(str(said).lower()) == value
+    if key == "scheduler.type":
+        return SCHEDULE_TYPES.get(str(said).lower()) == value
+    if isinstance(value, list):
+        return isinstance(said, list) and [_number(item) for item in said] == value
+    if isinstance(value, bool) or isinstance(said, bool):
+        return said is value
+    if isinstance(value, int | float):
+        return _number(said) == value
+    return bool(said == value)
+
+
+def _number(said: Any) -> float | None:
+    try:
+        return float(said)
+    except (TypeError, ValueError):
+        return None
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for part in above:
+        config = config[part]
+    config[last] = value
+
+
+def _autos(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _autos(value, f"{at}{key}.")
+        elif value == "auto":
+            yield f"{at}{key}"
