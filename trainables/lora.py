@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 from trainables._adapter_settings import AdapterSettings
 from trainables._parallel import PARALLEL
 from trainables._settings import TrainSettings
+from trainables.core import adapters
+from trainables.core.footprint import Footprint
 
 VERSION = 1
 """Raised when an unchanged config gives other weights."""
@@ -45,11 +47,10 @@ def build(model: Any, config: Config) -> Any:
     return attach(model, config, "lora")
 
 
-def check(config: Config, shapes: Mapping[str, Any]) -> None:
-    """Raise ValueError where a setting means nothing in a model of these shapes (see `record.shapes`)."""
-    from trainables.core.adapters import targets_of
-
-    targets_of(config, shapes, "lora")
+def footprint(config: Config, shapes: Mapping[str, Any], dtype: str) -> Footprint | None:
+    """What the adapter makes of a model of these shapes (see `record.shapes`). Raises ValueError, beginning with the
+    dotted key, for a setting that means nothing in such a model."""
+    return adapters.footprint(config, shapes, dtype, "lora")
 
 
 def optimizer_groups(model: Any, config: AdapterSettings, train: TrainSettings) -> list[dict[str, Any]] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.registry import NO_METHOD
 from trainables.core.batches import batch_shape
-from trainables.core.memory import BYTES, OPTIMIZER_STATES, Memory, full_footprint, shape_of, training_memory
+from trainables.core.memory import BYTES, OPTIMIZER_STATES, Footprint, Memory, full_footprint, shape_of, training_memory
 from trainables.core.schedules import total_steps
 
 COMPUTE = {"auto": "float32", "float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -28,6 +28,8 @@ class Estimate:
     """Its export and one checkpoint."""
     micro_batch: int | None = None
     accumulation: int | None = None
+    footprint: Footprint | None = None
+    """What its method makes of the model; None where all of it trains, or where that is not known."""
 
     @property
     def memory_bytes(self) -> int | None:
@@ -35,7 +37,13 @@ class Estimate:
         return self.memory.total if self.memory else None
 
 
-def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, Any] | None) -> Estimate:
+def estimate(
+    settings: TrialSettings,
+    *,
+    rows: int | None,
+    shapes: Mapping[str, Any] | None,
+    footprint: Footprint | None = None,
+) -> Estimate:
     """Estimate one trial.
 
     `rows`: rows in its data, at most `max_rows`; `shapes`: sizes of its model (parameters, hidden, layers, heads,
@@ -61,7 +69,7 @@ def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, 
     if shape is not None:
         memory = training_memory(
             shape,
-            full_footprint(shape, dtype),
+            footprint or full_footprint(shape, dtype),
             rows=micro_batch,
             tokens=data.max_length,
             dtype=dtype,
@@ -78,6 +86,7 @@ def estimate(settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, 
         disk_bytes=disk,
         micro_batch=micro_batch,
         accumulation=accumulation,
+        footprint=footprint,
     )
 
 

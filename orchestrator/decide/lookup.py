@@ -6,11 +6,13 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from orchestrator.decide.estimate import Estimate, estimate
+from orchestrator.decide.fields import validate
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.decide.space import canonical
 from orchestrator.errors import MissingDataError, Mistake
-from orchestrator.registry import NO_METHOD
+from orchestrator.registry import NO_METHOD, Registry
 from trainables._settings import DataSettings, ModelSettings
+from trainables.core.memory import Footprint
 
 HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
@@ -101,14 +103,34 @@ class Lookup:
             known |= self.known("data.path", lambda: self.contents.data(data))
         return known
 
-    def estimate_of(self, settings: TrialSettings) -> Estimate:
+    def estimate_of(self, settings: TrialSettings, registry: Registry) -> Estimate:
         """What one trial takes, as far as that can be known here."""
         data, rows = settings.data, None
         if data is not None and settings.method != NO_METHOD:
             found = self.ask("data.path", lambda: self.contents.data(data))
             rows = found.rows if found else None
         shapes = self.ask("model.path", lambda: self.contents.shapes(settings.model))
-        return estimate(settings, rows=rows, shapes=shapes)
+        return estimate(settings, rows=rows, shapes=shapes, footprint=self._footprint(settings, shapes, registry))
+
+    def _footprint(
+        self, settings: TrialSettings, shapes: Mapping[str, Any] | None, registry: Registry
+    ) -> Footprint | None:
+        """What the method makes of the model, where it says so; a setting that the model has no place for is noted."""
+        if shapes is None or settings.method == NO_METHOD:
+            return None
+        module = registry.method(settings.method)
+        if not hasattr(module, "footprint"):
+            return None
+        config, _ = validate(module.Config, settings.blocks.get(settings.method, {}), settings.method)
+        dtype = "float32" if settings.model.dtype == "auto" else settings.model.dtype
+        try:
+            return module.footprint(config, shapes, dtype)
+        except ValueError as error:
+            key, _, text = str(error).partition(": ")
+            mistake = Mistake(key, None, text.removesuffix("."))
+            if mistake not in self.mistakes:
+                self.mistakes.append(mistake)
+            return None
 
     def tokenizer_warnings(self, trials: list[TrialSettings]) -> list[str]:
         """Where `model.tokenizer` auto and file give other ids, one line per model."""

@@ -86,7 +86,7 @@ def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = Non
         evals = tuple(_planned(name, config) for name, config in sweep.evals.items())
         return PlannedTrial(
             identity, trial.label, trial.name, trial.overrides, trial.settings, evals, is_base=is_base,
-            estimate=look.estimate_of(trial.settings),
+            estimate=look.estimate_of(trial.settings, registry),
         )  # fmt: skip
 
     own = [plan(trial) for trial in expansion.trials]

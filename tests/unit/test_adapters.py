@@ -2,7 +2,15 @@
 
 import pytest
 
+from orchestrator.decide.plan import make_plan
+from orchestrator.errors import SweepFileError
+from orchestrator.record.shapes import shapes
+from orchestrator.registry import installed
+from tests.unit.sweep_stand_ins import SIZES as SIZES_OF_ALL
+from tests.unit.sweep_stand_ins import Catalogue, read
+from trainables import lora, qlora
 from trainables.core.adapters import lora_parameters, resolve, targets_of
+from trainables.core.footprint import Linear
 
 LLAMA = {
     f"model.layers.{layer}.{group}.{name}": shape
@@ -108,3 +116,46 @@ def test_parameters_of_a_lora_follow_from_shapes():
 
 def test_a_model_of_unknown_modules_is_not_judged():
     assert targets_of(None, {"parameters": 7}, "lora") is None
+
+
+SIZES = {
+    **SIZES_OF_ALL,
+    "parameters": 3 * (8 * 8 * 2 + 4 * 8 * 2 + 3 * 16 * 8) + 32 * 8,
+    "linear_paths": {name: list(shape) for name, shape in LLAMA.items()},
+    "table_paths": {name: list(shape) for name, shape in TABLES.items()},
+}
+
+
+def test_what_trains_and_what_the_base_weighs_follow_from_shapes():
+    config = lora.Config(rank=2, targets=["q_proj"], modules_to_save=["lm_head"])
+    found = lora.footprint(config, SIZES, "bfloat16")
+    assert found.trainable == found.added == 3 * 2 * 16 + 32 * 8
+    assert found.weight_bytes == 2 * SIZES["parameters"]
+    assert (found.rank, found.adapted, found.quantized) == (2, (Linear("q_proj", 8, 8, 3),), False)
+    with pytest.raises(ValueError, match=r"^qlora\.targets: no module is called qkv"):
+        qlora.footprint(qlora.Config(targets=["qkv"]), SIZES, "float32")
+
+
+def test_a_plan_refuses_names_that_match_nothing_and_tells_what_there_is():
+    class Phi3(Catalogue):
+        def shapes(self, settings):
+            return {**SIZES_OF_ALL, "linear_paths": {name: list(shape) for name, shape in PHI3.items()}}
+
+    text = f"method: list\nsearch: {{kind: list, trials: [{{method: qlora, qlora: {{targets: {GUIDE}}}}}]}}"
+    sweep = read(text.replace("method: list", "method: lora"), registry=installed())
+    with pytest.raises(SweepFileError) as error:
+        make_plan(sweep, Phi3())
+    assert [mistake.key for mistake in error.value.mistakes] == ["qlora.targets"]
+    assert "The linear modules are qkv_proj, o_proj, gate_up_proj, down_proj" in str(error.value)
+    allowed = read("method: lora\nlora: {targets: attention}", registry=installed())
+    assert make_plan(allowed, Phi3()).trials[0].estimate.footprint.trainable == 2 * 2 * 16 * 16
+
+
+def test_the_plan_counts_what_trains_exactly_for_phi_3(shared_file, tmp_path):
+    """Rank 32 on all linear layers is 50.3 million parameters, not the few megabytes that are often said."""
+    sizes = shapes(shared_file("phi-3-mini-tokenizer"), tmp_path)
+    found = lora.footprint(lora.Config(rank=32, alpha=64), sizes, "bfloat16")
+    per_layer = (3072 + 9216) + (3072 + 3072) + (3072 + 16384) + (8192 + 3072)
+    assert found.trainable == 32 * 32 * per_layer == 50_331_648
+    with pytest.raises(ValueError, match=r"no module is called q_proj, k_proj, v_proj, gate_proj, up_proj \(got"):
+        lora.footprint(lora.Config(targets=GUIDE), sizes, "bfloat16")

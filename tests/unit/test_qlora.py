@@ -136,3 +136,28 @@ def test_what_is_not_quantized_trains_in_float32(folder):
     built = qlora.build(load_model(model, place(model), qlora.quantization(config)), config)
     kinds = {p.dtype for p in built.parameters() if type(p).__name__ != "Params4bit"}
     assert kinds == {torch.float32}
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_the_weights_that_are_planned_for_are_those_in_memory(folder, settings, tmp_path):
+    from orchestrator.record.shapes import shapes
+
+    config = qlora.Config(rank=4, **settings)
+    model = quantized(folder, **settings)
+    scales = sum(_bytes_of_scales(module) for module in model.modules())
+    planned = qlora.footprint(config, shapes(folder, tmp_path), "float32")
+    assert planned.weight_bytes == pytest.approx(model.get_memory_footprint(), rel=0.01)
+    assert planned.constant_bytes == scales
+    trains = sum(p.numel() for p in adapted(folder, **settings).parameters() if p.requires_grad)
+    assert planned.trainable == planned.added == trains
+
+
+def _bytes_of_scales(module):
+    weight = getattr(module, "weight", None)
+    if getattr(weight, "SCB", None) is not None:
+        return weight.SCB.nbytes
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return 0
+    own = state.absmax.nbytes + state.code.nbytes
+    return own + (state.state2.absmax.nbytes + state.state2.code.nbytes + state.offset.nbytes if state.nested else 0)

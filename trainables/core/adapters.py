@@ -2,10 +2,14 @@
 out. A module is known by its full name (`model.layers.0.self_attn.q_proj`) and the shape of its weight, (out, in)."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
+
+from trainables.core.footprint import Footprint, Linear, adapter_footprint, shape_of
 
 Shapes = Mapping[str, tuple[int, int]]
 """Full name of a module -> (out, in) of its weight."""
@@ -80,6 +84,32 @@ def lora_parameters(targets: Targets, shapes: Shapes, rank: int, dora: bool = Fa
     (Hu et al. 2021, arXiv:2106.09685; Liu et al. 2024, arXiv:2402.09353)."""
     return sum(
         rank * (shapes[name][0] + shapes[name][1]) + (shapes[name][0] if dora else 0) for name in targets.modules
+    )
+
+
+def footprint(
+    config: Any, sizes: Mapping[str, Any], dtype: str, key: str, quantization: Mapping[str, Any] | None = None
+) -> Footprint | None:
+    """What a LoRA of these settings makes of a model; None where its sizes are not known. `dtype`: type of the base
+    weights; `quantization`: how it is read with fewer bits. Raises what `resolve` raises."""
+    targets, shape = targets_of(config, sizes, key), shape_of(sizes)
+    if targets is None or shape is None:
+        return None
+    linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
+    known = linear | tables
+    whole = [name for name in known if any(_means(item, name) for item in config.modules_to_save or ())]
+    targets = replace(targets, modules=tuple(name for name in targets.modules if name not in whole))
+    counts = Counter((name.rpartition(".")[2], *known[name]) for name in targets.modules)
+    read = quantization or {}
+    return adapter_footprint(
+        shape,
+        dtype,
+        adapted=[Linear(*layer, count) for layer, count in counts.items()],
+        rank=config.rank,
+        added=lora_parameters(targets, known, config.rank, config.dora) + sum(prod(known[name]) for name in whole),
+        dropout=config.dropout > 0,
+        bits=read.get("bits"),
+        double_quantization=read.get("double_quant", False),
     )
 
 
