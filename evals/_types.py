@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 EXECUTION: dict[str, Any] = {"role": "execution"}
 """Mark of a field that stays out of the eval id, such as a batch size."""
+JSON_SCHEMA: dict[str, Any] = {"role": "json_schema"}
+"""Mark of a field that names a file with a JSON schema: `run` is given its path, the eval id holds its content."""
 
 Direction = Literal["max", "min"]
 Message = Mapping[str, str]

@@ -43,8 +43,18 @@ def result_fields(model: BaseModel, axes: Iterable[str] = (), at: str = "") -> d
 
 def is_execution(field: FieldInfo) -> bool:
     """Whether a field only says how the work is done."""
+    return _role(field) == "execution"
+
+
+def json_schemas(config: BaseModel) -> dict[str, str]:
+    """Field -> what it names, of the fields of an eval that name a file with a JSON schema and are set."""
+    names = [name for name, field in type(config).model_fields.items() if _role(field) == "json_schema"]
+    return {name: value for name in names if isinstance(value := getattr(config, name), str)}
+
+
+def _role(field: FieldInfo) -> Any:
     extra = field.json_schema_extra
-    return isinstance(extra, Mapping) and extra.get("role") == "execution"
+    return extra.get("role") if isinstance(extra, Mapping) else None
 
 
 def trial_id(
@@ -107,10 +117,11 @@ def eval_id(
     harness: str,
     dtype: str,
     seed: int,
+    schemas: Mapping[str, str] | None = None,
 ) -> str:
-    """The id of one eval of one export. The data is known by its hash, not by its name; the template and BOS rule are
-    part of the export's hash."""
-    fields = result_fields(config)
+    """The id of one eval of one export. The data is known by its hash, not by its name, and so are JSON schemas
+    (`schemas`: field -> hash); the template and BOS rule are part of the export's hash."""
+    fields = {**result_fields(config), **{name: {"content": found} for name, found in (schemas or {}).items()}}
     if data_hash:
         fields.pop("data", None)
     return digest(

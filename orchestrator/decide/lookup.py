@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from orchestrator.decide.estimate import Estimate, estimate
 from orchestrator.decide.fields import validate
+from orchestrator.decide.identity import json_schemas
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.decide.space import canonical
 from orchestrator.errors import MissingDataError, Mistake
@@ -51,6 +52,9 @@ class Catalogue(Protocol):
 
     def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Known:
         """Rows to train on or to score."""
+
+    def json_schema(self, name: str, key: str) -> Known:
+        """A file with a JSON schema, or a built-in one."""
 
     def shapes(self, settings: ModelSettings, /) -> Mapping[str, Any] | None:
         """Sizes of the model, `parameters` among them."""
@@ -139,7 +143,7 @@ class Lookup:
         return list(dict.fromkeys(text for text in found if text))
 
     def check_evals(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> None:
-        """Whether the data of each eval is there."""
+        """Whether the data of each eval is there, and the JSON schemas that it names."""
         for name, config in evals.items():
             data = getattr(config, "data", None)
             key = f"evals.{name}.data"
@@ -148,6 +152,9 @@ class Lookup:
             elif isinstance(data, str):
                 settings = DataSettings(path=data)
                 self.known(key, partial(self.contents.data, settings, kind="eval", key=key))
+            for field, named in json_schemas(config).items():
+                place = f"evals.{name}.{field}"
+                self.known(place, partial(self.contents.json_schema, named, place))
 
     def _check_heldout(self, key: str, trials: list[TrialSettings]) -> None:
         if any(settings.data is None for settings in trials):

@@ -132,6 +132,30 @@ class Contents:
         path = Path(settings.path).expanduser().absolute()
         return path if path.exists() else None
 
+    def json_schema(self, name: str, key: str) -> Content:
+        """A file with a JSON schema, or `builtin:NAME`, which is written to the cache; `key` is for messages.
+
+        Raises MissingDataError for what is not there or is no schema.
+        """
+        from evals._json_answers import read_schema
+        from evals._types import DataError as SchemaError
+        from trainables.builtin import sources
+
+        if name.startswith(BUILTIN):
+            known = name.removeprefix(BUILTIN)
+            if known not in sources.SCHEMAS:
+                raise _unknown(key, name, "no such built-in schema", [BUILTIN + known for known in sources.SCHEMAS])
+            path = sources.write_schema(known, self.cache / "builtin").absolute()
+        else:
+            path = Path(name).expanduser().absolute()
+            if not path.is_file():
+                raise _missing(key, name, "no such file", Path.is_file)
+        try:
+            read_schema(path)
+        except SchemaError as error:
+            raise MissingDataError(f"{key}: {error}") from error
+        return Content(self._hashes.of(path), path)
+
     def shapes(self, settings: ModelSettings) -> dict[str, Any] | None:
         """Sizes of a model whose config.json is on this machine (see `record.shapes.shapes`), else None."""
         folder = self._model(settings).path

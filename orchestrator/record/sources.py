@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.decide.bases import QUANTIZATION
-from orchestrator.decide.identity import eval_id
+from orchestrator.decide.identity import eval_id, json_schemas
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
 from orchestrator.errors import MissingDataError
 from orchestrator.record.contents import Contents
@@ -82,6 +82,10 @@ class Sources:
     def _task(self, trial: PlannedTrial, record: TrialRecord, planned: PlannedEval) -> EvalTask:
         module = self.registry.eval(planned.name)
         path, data_hash = self._eval_data(trial, planned)
+        schemas = {
+            field: self.contents.json_schema(name, f"evals.{planned.name}.{field}")
+            for field, name in json_schemas(planned.config).items()
+        }
         folder = self.ledger.trial_folder(trial.id)
         assert record.export is not None
         assert record.export_hash is not None
@@ -94,6 +98,7 @@ class Sources:
             harness=module.harness(),
             dtype=trial.settings.model.dtype,
             seed=trial.settings.seed,
+            schemas={field: found.hash or "" for field, found in schemas.items()},
         )
         return EvalTask(
             id=identity,
@@ -106,6 +111,7 @@ class Sources:
             data_hash=data_hash,
             version=module.VERSION,
             harness=module.harness(),
+            schemas={field: str(found.path) for field, found in schemas.items()},
         )
 
     def _eval_data(self, trial: PlannedTrial, planned: PlannedEval) -> tuple[Path | None, str]:

@@ -1,6 +1,7 @@
 """What is handed to Ray, and what is heard back. Plain values: they cross processes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,8 @@ class EvalTask:
     data_hash: str
     version: int
     harness: str
+    schemas: Mapping[str, str] = field(default_factory=dict)
+    """Field of the config -> path of the JSON schema that it names; the config keeps the name."""
 
 
 class Observer(Protocol):

@@ -27,7 +27,8 @@ def score(task: EvalTask) -> EvalRecord:
     ledger = Ledger(task.root)
     folder = ledger.trial_folder(task.trial_id) / "evals" / task.id
     folder.mkdir(parents=True, exist_ok=True)
-    result = module.run(subject, module.Config.model_validate(task.config), task.data, folder)
+    config = module.Config.model_validate({**task.config, **task.schemas})
+    result = module.run(subject, config, task.data, folder)
     record = EvalRecord(
         id=task.id,
         trial_id=task.trial_id,

@@ -32,6 +32,8 @@ class Changed:
     """True: the base failed it and the trial passes it."""
     flips: tuple[Flip, ...]
     instructions: tuple[str, ...]
+    problem: str = ""
+    """What was wrong with the answer that failed, where the eval says it."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ class Turn:
     answers: tuple[tuple[str, str], ...]
 
 
-def verdict_samples(row: Row) -> dict[str, Mapping[str, Any]]:
-    """Samples with a strict verdict and an answer, by key; those whose verdict cannot repeat are left out."""
+def verdict_samples(row: Row) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Samples with a strict verdict and an answer, by eval and key; those whose verdict cannot repeat are left out."""
     return {
-        str(sample["key"]): sample
-        for samples in row.samples.values()
+        (name, str(sample["key"])): sample
+        for name, samples in row.samples.items()
         for sample in samples
         if isinstance(sample.get("strict"), bool) and "answer" in sample and sample.get("paired", True)
     }
@@ -99,13 +101,14 @@ def changed_prompts(base: Row, trial: Row) -> list[Changed]:
             flips = tuple(Flip(str(b["id"]), bool(b["strict"])) for a, b in pairs if a["strict"] != b["strict"])
             found.append(
                 Changed(
-                    key=key,
+                    key=key[1],
                     prompt=str(old.get("prompt", "")),
                     base_answer=str(old["answer"]),
                     answer=str(new["answer"]),
                     gained=bool(new["strict"]),
                     flips=flips,
                     instructions=tuple(str(item["id"]) for item in new.get("instructions", [])),
+                    problem=str((old if new["strict"] else new).get("problem") or ""),
                 )
             )
     return found

@@ -21,14 +21,21 @@ LEAVES = {
     "prompt_level_loose_acc": "loose accuracy (prompts)",
     "inst_level_strict_acc": "strict accuracy (instructions)",
     "inst_level_loose_acc": "loose accuracy (instructions)",
+    "json_valid": "valid JSON",
+    "json_valid_lenient": "valid JSON (lenient)",
+    "schema_valid": "schema matched",
+    "schema_valid_lenient": "schema matched (lenient)",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
 }
-SHARES = ("acc", "accuracy", "acc_norm", "rate", "share", "exact_match", "f1", "answered", "finished")
+SHARES = ("acc", "accuracy", "acc_norm", "rate", "share", "exact_match", "f1", "answered", "finished", "valid")
 """A metric whose name ends in one of these lies between 0 and 1 and is shown in per cent."""
 
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of items, shown in per cent, going by its name."""
-    return metric.split("/")[-1].split("_")[-1] in SHARES or metric.split("/")[-1] in SHARES
+    leaf = metric.split("/")[-1].removesuffix("_lenient")
+    return leaf.split("_")[-1] in SHARES or leaf in SHARES
 
 
 def metric_label(metric: str) -> str:

@@ -180,8 +180,10 @@ def _prompts(results: Results, found: Findings) -> Section | None:
         f"Of the {formats.number(both)} prompts that both answered, {formats.number(gained)} went from failed to "
         f"passed and {formats.number(len(changed) - gained)} from passed to failed (strict)."
     )
-    if shown:
+    if any(item.flips for item in shown):
         text += " These are the first in the order of the data that flip different instruction types."
+    elif shown:
+        text += " These are the first in the order of the data."
     title = "Prompts whose verdict changed"
     return Section("prompts", title, (Paragraph(text), *(_exchange(item, pair[1].label) for item in shown)))
 
@@ -192,9 +194,10 @@ def _exchange(item: Changed, label: str) -> Exchange:
     flips = formats.listing([f"{flip.instruction} ({words[flip.now_followed]})" for flip in item.flips])
     asked_for = formats.listing(list(item.instructions))
     before, after = ("failed", "passed") if item.gained else ("passed", "failed")
+    asked_note = f"Flipped: {flips or 'none on record'}. Asked: {asked_for or 'not on record'}."
     return Exchange(
         title=f"Prompt {item.key}: {way}",
-        note=f"Flipped: {flips or 'none on record'}. Asked: {asked_for or 'not on record'}.",
+        note=f"The answer that failed: {item.problem}." if item.problem else asked_note,
         prompt=item.prompt,
         answers=(("base", before, item.base_answer), (label, after, item.answer)),
     )

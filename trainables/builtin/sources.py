@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trainables.builtin import alpaca, avro
 from trainables.builtin.chat import conversations, shuffled
 from trainables.builtin.prompts import prompts
 from trainables.builtin.questions import questions
@@ -28,8 +29,13 @@ _SOURCES: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "text": lambda: ({"text": text} for text in islice(documents("train"), TEXT_DOCUMENTS)),
     "text_heldout": lambda: ({"text": text} for text in islice(documents("held-out"), HELD_OUT_DOCUMENTS)),
     "questions": questions,
+    "avro": avro.rows,
+    "avro_heldout": avro.heldout,
+    "alpaca": alpaca.rows,
 }
 NAMES: tuple[str, ...] = tuple(_SOURCES)
+SCHEMAS: dict[str, dict[str, Any]] = {"avro": avro.JSON_SCHEMA}
+"""JSON schemas of answers, by the name of the data that asks for them."""
 
 
 @cache
@@ -49,8 +55,17 @@ def filename(name: str) -> str:
 
 def write(name: str, folder: Path) -> Path:
     """Put the data set into the folder and return its path; a file with the same bytes is left alone."""
-    data = content(name)
-    path = Path(folder) / filename(name)
+    return _keep(Path(folder) / filename(name), content(name))
+
+
+def write_schema(name: str, folder: Path) -> Path:
+    """Put a JSON schema into the folder and return its path. An unknown name is a ValueError that lists the others."""
+    if name not in SCHEMAS:
+        raise ValueError(f"a built-in schema must be one of {', '.join(SCHEMAS)}; got {name!r}")
+    return _keep(Path(folder) / f"{name}.schema.json", (json.dumps(SCHEMAS[name], indent=1) + "\n").encode())
+
+
+def _keep(path: Path, data: bytes) -> Path:
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == data:
             return path

@@ -1,0 +1,182 @@
+"""Answers in a given form: are they JSON, do they match a schema, and how near are they to the reference?
+
+Every row is answered once, greedily, under the subject's template. The strict numbers (`json_valid`, `schema_valid`)
+want the whole answer to be JSON; the lenient ones take the first JSON object or array in it, so that a Markdown fence
+or a sentence before or after it costs nothing. A program that parses answers needs the strict ones.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from evals._types import EXECUTION, JSON_SCHEMA, DataError, Direction, Message, Metric, Result, Settings, Subject
+
+if TYPE_CHECKING:
+    from evals._generate import Answer
+    from evals._json_answers import Schema
+
+VERSION = 1
+PARSED = ("json_valid", "json_valid_lenient")
+MATCHED = ("schema_valid", "schema_valid_lenient")
+COMPARED = ("exact_match", "rouge_l", "bleu")
+LAYOUTS = "`conversations`, `messages`, `instruction` or `prompt`"
+ANSWERS = ("response", "output", "reference", "completion")
+"""Keys under which a row without turns may hold the answer that is wanted."""
+
+with warnings.catch_warnings():
+    # pydantic says that `schema` hides a deprecated method of its own; nothing calls that.
+    warnings.filterwarnings("ignore", message='Field name "schema"')
+
+    class Config(Settings):
+        """The `format` block under `evals`."""
+
+        data: str = "heldout"
+        """`heldout`: the rows that the trial held out; or a file of conversations or of instructions and responses."""
+        schema: str | None = Field(None, json_schema_extra=JSON_SCHEMA)  # type: ignore[assignment]
+        """A file with the JSON schema that answers should match, or `builtin:avro`; none: answers need only be JSON."""
+        references: bool = True
+        """Compare with the rows' own answers (exact match, ROUGE-L, BLEU); off for rows that have none."""
+        max_new_tokens: int = Field(256, ge=1)
+        """Longest answer in tokens."""
+        limit: int | None = Field(None, ge=1)
+        """Use only the first rows."""
+        batch_size: int = Field(32, ge=1, json_schema_extra=EXECUTION)
+        """Rows generated at once."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One answer that is asked for: what stands before it, and the text that is wanted (None where none is given)."""
+
+    key: str
+    messages: list[Message]
+    reference: str | None
+
+
+def metrics(config: Config) -> dict[str, Direction]:
+    """Shares of answers in the form, and how near they come to the references; all are better when larger."""
+    names = PARSED + (MATCHED if config.schema else ()) + (COMPARED if config.references else ())
+    return {f"format/{name}": "max" for name in names}
+
+
+def harness() -> str:
+    """The libraries that judge, with their versions."""
+    from importlib.metadata import version
+
+    return ", ".join(f"{name} {version(name)}" for name in ("jsonschema", "rouge-score", "sacrebleu"))
+
+
+def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
+    """Answer the rows and judge the answers. Raises DataError for a row that asks nothing or lacks its reference, and
+    for a schema that is none."""
+    from evals._generate import greedy
+    from evals._json_answers import read_schema
+    from evals._rows import read_rows
+
+    if data is None:
+        raise DataError(f"format.data: must be `heldout` or a file that is here (got {config.data!r}).")
+    schema = read_schema(Path(config.schema)) if config.schema else None
+    tasks = tasks_of(read_rows(data)[: config.limit], str(data), config.references)
+    prompts = [subject.tokenize(subject.prompt(task.messages)) for task in tasks]
+    answers = greedy(subject, prompts, config.max_new_tokens, config.batch_size)
+    return judge(tasks, answers, schema, config)
+
+
+def tasks_of(rows: Sequence[dict[str, Any]], place: str, references: bool = True) -> list[Task]:
+    """What each row asks for: its last assistant turn, or the response to its instruction (and `input`).
+
+    Raises DataError that names the row, where it is neither, or lacks the answer while `references` are wanted.
+    """
+    from evals._rows import keys_of, messages_of
+    from evals.samples import split_turn
+
+    tasks = []
+    for number, (key, row) in enumerate(zip(keys_of(rows), rows, strict=True), start=1):
+        where = f"{place}: row {number}"
+        if "conversations" in row or "messages" in row:
+            messages = messages_of(row, where)
+            before, reference = split_turn(messages, "assistant")
+            before = before if reference is not None else messages
+        else:
+            asked = row.get("instruction", row.get("prompt"))
+            if not isinstance(asked, str) or not asked.strip():
+                raise DataError(f"{where}: must have {LAYOUTS} (got the keys {sorted(row)}).")
+            added = row.get("input")
+            content = f"{asked}\n\n{added}" if isinstance(added, str) and added.strip() else asked
+            before = [{"role": "user", "content": content}]
+            reference = next((row[name] for name in ANSWERS if isinstance(row.get(name), str)), None)
+        if references and reference is None:
+            raise DataError(
+                f"{where}: has no answer to compare with ({', '.join(ANSWERS)} or an assistant turn). "
+                "Write `references: false` to judge the form alone."
+            )
+        tasks.append(Task(key, before, reference))
+    return tasks
+
+
+def judge(tasks: Sequence[Task], answers: "Sequence[Answer]", schema: "Schema | None", config: Config) -> Result:
+    """Metrics, samples and a table of what went wrong, from answers that are there."""
+    from evals._json_answers import first, whole
+    from evals._text_scores import bleu, exact, rouge_l
+    from evals.samples import transcript
+
+    columns: dict[str, list[float]] = {name.removeprefix("format/"): [] for name in metrics(config)}
+    problems = []
+    for answer in answers:
+        strict, lenient = whole(answer.text), first(answer.text)
+        wrong = strict.problem
+        columns["json_valid"].append(strict.is_found)
+        columns["json_valid_lenient"].append(lenient.is_found)
+        if schema is not None:
+            mismatch = schema.problem(lenient.value) if lenient.is_found else lenient.problem
+            columns["schema_valid"].append(strict.is_found and not mismatch)
+            columns["schema_valid_lenient"].append(lenient.is_found and not mismatch)
+            wrong = wrong or mismatch
+        problems.append(wrong)
+    tables: dict[str, Any] = {"problems": [list(item) for item in Counter(filter(None, problems)).most_common(10)]}
+    sentences: list[float] = []
+    if config.references:
+        texts, wanted = [answer.text for answer in answers], [task.reference or "" for task in tasks]
+        compared = bleu(texts, wanted)
+        columns["exact_match"] = [exact(*pair) for pair in zip(texts, wanted, strict=True)]
+        columns["rouge_l"], columns["bleu"], sentences = rouge_l(texts, wanted), compared.shares, compared.sentences
+        tables["bleu"] = {"signature": compared.signature, "score": compared.score}
+    passed = columns["schema_valid" if schema is not None else "json_valid"]
+    samples = []
+    for place, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+        samples.append(
+            {
+                "key": task.key,
+                "paired": True,
+                "prompt": transcript(task.messages),
+                "answer": answer.text,
+                "reference": task.reference,
+                "strict": bool(passed[place]),
+                "problem": problems[place],
+                **({"sentence_bleu": sentences[place]} if sentences else {}),
+                "tokens": answer.tokens,
+                "finish": answer.finish,
+                "prompt_cut": answer.is_cut,
+                "scores": {
+                    f"format/{name}": {"sum": _plain(values[place]), "count": 1} for name, values in columns.items()
+                },
+            }
+        )
+    return Result({f"format/{name}": _mean(values) for name, values in columns.items()}, samples, tables)
+
+
+def _plain(value: float) -> float:
+    """A verdict as 0 or 1, another score as it is."""
+    return int(value) if isinstance(value, bool) else value
+
+
+def _mean(values: Sequence[float]) -> Metric:
+    from evals._stats import mean
+
+    estimate = mean(values)
+    return Metric(estimate.value, "max", n=len(values), stderr=estimate.stderr_or_none)
