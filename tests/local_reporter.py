@@ -35,7 +35,19 @@ class LocalReporter:
         return str(self.last) if self.last else None
 
 
-def job(folder: Path, *, model="builtin:mini", tokenizer="auto", data=None, train=None, method="sft", seed=0, **rest):
+def job(
+    folder: Path,
+    *,
+    model="builtin:mini",
+    tokenizer="auto",
+    pad_token=None,
+    attention="auto",
+    data=None,
+    train=None,
+    method="sft",
+    seed=0,
+    **rest,
+):
     """A job over the built-in chat, small enough for a test."""
     from trainables.builtin.sources import write
 
@@ -43,7 +55,7 @@ def job(folder: Path, *, model="builtin:mini", tokenizer="auto", data=None, trai
     return Job(
         trial_id="test",
         method=method,
-        model=ModelSettings(path=str(model), tokenizer=tokenizer),
+        model=ModelSettings(path=str(model), tokenizer=tokenizer, pad_token=pad_token, attention=attention),
         data=DataSettings(path=str(path), **{"max_length": 256, "max_rows": 48, **(data or {})}),
         train=TrainSettings(
             **{"learning_rate": 1e-3, "epochs": 1, "global_batch": 8, "precision": "float32", **(train or {})}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables._model import RESIZED
 from trainables._settings import TrainSettings
 from trainables.core.adapters import Targets, resolve
 
@@ -143,7 +144,7 @@ def _check_saved(names: list[str] | None, model: Any, linear: Mapping[str, Any],
 
 def _resized(model: Any) -> bool:
     """Whether the embeddings have other rows than the base model's: then they are part of the adapter."""
-    return bool(getattr(model.config, "finesweep_resized_embeddings", False))
+    return bool(getattr(model, RESIZED, False))
 
 
 def _matrices(model: Any) -> dict[str, Any]:

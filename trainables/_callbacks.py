@@ -12,7 +12,7 @@ class Watch(TrainerCallback):
         self.loop = loop
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The optimizer is there."""
+        """Model and optimizer are wrapped, and no step was made yet."""
         self.loop.began()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -226,15 +226,18 @@ def heldout_conversations(data: DataSettings) -> list[dict[str, Any]]:
     return found
 
 
-def collate(rows: Sequence[Marked | None], pad_id: int, label_pad: int = IGNORED) -> "dict[str, torch.Tensor]":
-    """A batch padded on the right to its longest row: input_ids, attention_mask, labels, each int64 [rows, tokens].
+def collate(
+    rows: Sequence[Marked | None], pad_id: int, label_pad: int = IGNORED, width: int = 1
+) -> "dict[str, torch.Tensor]":
+    """A batch padded on the right to its longest row, and to `width` at least: input_ids, attention_mask, labels, each
+    int64 [rows, tokens].
 
     Labels are the ids of targets and `label_pad` elsewhere, always at position 0, which nothing predicts. None is a
     filler row: one pad token that is attended to (a row that attends to nothing would give NaN) and no target.
     """
     import torch
 
-    width = max([len(row) for row in rows if row is not None], default=1)
+    width = max([width, *(len(row) for row in rows if row is not None)])
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     labels = np.full((len(rows), width), label_pad, dtype=np.int64)

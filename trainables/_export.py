@@ -159,7 +159,7 @@ def with_bos(ids: list[int], bos_id: int | None, rule: str) -> list[int]:
 
 def load(folder: Path) -> Loaded:
     """Load an export. Raises ValueError when it is incomplete, or its tokenizer no longer gives the ids it gave."""
-    from trainables._model import load_model, model_source, place, versions
+    from trainables._model import fit_vocabulary, load_model, model_source, place, versions
     from trainables._tokenizer import load_tokenizer, probe, stop_strings, stop_token_ids
 
     try:
@@ -194,6 +194,7 @@ def load(folder: Path) -> Loaded:
     if adapter:
         from trainables._adapters import put_on
 
+        fit_vocabulary(model, tokenizer)
         model = put_on(model, adapter)
     model.eval()
     model.config.use_cache = True

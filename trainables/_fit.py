@@ -36,7 +36,7 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     from trainables._data import prepare, preview
     from trainables._loop import Loop
     from trainables._merge import merge_as_asked
-    from trainables._model import load_model, parameter_counts, place, special_ids, versions
+    from trainables._model import fit_vocabulary, load_model, parameter_counts, place, special_ids, versions
     from trainables._sharding import whole_weights
     from trainables._tokenizer import load_tokenizer, probe
 
@@ -57,7 +57,9 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     # Fresh weights of an adapter must not depend on whether the rows came from the cache.
     set_seed(job.seed)
     quantization = method.quantization(config) if hasattr(method, "quantization") else None
-    model = method.build(load_model(job.model, placement, quantization), config)
+    base = load_model(job.model, placement, quantization)
+    fit_vocabulary(base, tokenizer)
+    model = method.build(base, config)
     for name, value in special_ids(tokenizer).items():
         if value is not None:
             setattr(model.config, name, value)
@@ -147,6 +149,7 @@ def tokenizer_arguments(job: Job) -> dict[str, Any]:
         "trust_remote_code": job.model.trust_remote_code,
         "chat_template": job.model.chat_template,
         "format": job.data.format,
+        "pad_token": job.model.pad_token,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from trainables._data import Prepared, collate
 from trainables._deepspeed import Shape
 from trainables._model import Placement
+from trainables._packing import PackedRows, check_borders, collate_packs
 from trainables._settings import Job, Reporter
 from trainables._sharding import clip_and_tell, facts, join_group, layout, own_part, precision_and_sharding
 from trainables.core.batches import epoch_order, rank_slices
@@ -95,8 +96,13 @@ class Loop:
         self.job, self.reporter, self.tokenizer = job, reporter, tokenizer
         self.prepared, self.placement = prepared, placement
         self.micro_batch, self.accumulation = micro_batch, accumulation
+        self.rows: Any = prepared.train
+        self.notes: list[str] = []
+        if job.data.packing:
+            self.rows = PackedRows(prepared.train, job.data.max_length)
+            self.notes.append(self.rows.note())
         self.order = Order(
-            len(prepared.train),
+            len(self.rows),
             job.seed,
             reporter.rank,
             reporter.world_size,
@@ -105,16 +111,13 @@ class Loop:
             accumulation,
         )
         self.steps_per_epoch = self.order.steps()
-        self.total_steps = total_steps(
-            len(prepared.train), job.train.global_batch, job.train.epochs, job.train.max_steps
-        )
+        self.total_steps = total_steps(len(self.rows), job.train.global_batch, job.train.epochs, job.train.max_steps)
         self.warmup_steps = warmup_steps(self.total_steps, job.train.warmup_ratio, job.train.lr_schedule)
         self.scratch = job.folder / "scratch"
         self.groups: Callable[[Any], list[dict[str, Any]] | None] | None = None
         """A method's own groups of parameters for the optimizer, from the model as the Trainer has it."""
         self.points: list[dict[str, Any]] = []
         self.heldout: list[dict[str, Any]] = []
-        self.notes: list[str] = []
         self.resumed_at = 0
         self._pending: list[dict[str, Any]] = []
         self._reported = 0.0
@@ -224,14 +227,14 @@ class Loop:
         from trainables._callbacks import Watch
         from trainables.core.loss import causal_loss
 
-        rows, order, pad = Rows(self.prepared.train), self.order, self.tokenizer.pad_token_id
+        rows, order, batch = Rows(self.rows), self.order, self.batch
         groups_of = self.groups
 
         class OurTrainer(Trainer):
             """Takes the batches as `Order` gives them, so that no rank repeats or drops a row."""
 
             def get_train_dataloader(self) -> Any:
-                return DataLoader(rows, batch_sampler=order, collate_fn=lambda batch: collate(batch, pad))
+                return DataLoader(rows, batch_sampler=order, collate_fn=batch)
 
             def create_optimizer(self, model: Any = None) -> Any:
                 """With the method's own groups of parameters where it has some."""
@@ -262,6 +265,23 @@ class Loop:
     def began(self) -> None:
         """Model and optimizer are wrapped for training."""
         clip_and_tell(self.trainer, self.job.train.max_grad_norm)
+        if self.job.data.packing:
+            model = self.trainer.model_wrapped
+            model.eval()
+            with self.trainer.compute_loss_context_manager():
+                check_borders(model, len(self.tokenizer), self.placement.device, self._is_flat())
+            model.train()
+
+    def batch(self, rows: list[Any]) -> dict[str, Any]:
+        """Rows or packs as tensors."""
+        pad, whole = self.tokenizer.pad_token_id, self.job.data.padding == "max_length"
+        width = self.job.data.max_length if whole else 1
+        if self.job.data.packing:
+            return collate_packs(rows, pad, width, self._is_flat())
+        return collate(rows, pad, width=width)
+
+    def _is_flat(self) -> bool:
+        return self.placement.attention.startswith("flash")
 
     def stepped(self, step: int, logs: dict[str, float]) -> None:
         """Keep one optimizer step's numbers; `step` counts from 1."""
@@ -273,8 +293,8 @@ class Loop:
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
-            "tokens": int(sum(self.prepared.train.lengths[index] for index in indices)),
-            "targets": int(sum(self.prepared.train.target_counts[index] for index in indices)),
+            "tokens": int(sum(self.rows.lengths[index] for index in indices)),
+            "targets": int(sum(self.rows.target_counts[index] for index in indices)),
             "seconds": self._before_seconds + time.perf_counter() - self._clock,
         }
         if not math.isfinite(logs["loss"]):

@@ -1,9 +1,10 @@
 """Loads base models: where they lie, on which device, in which type, with which attention."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trainables._settings import ModelSettings
 
@@ -105,6 +106,41 @@ def _reason(error: OSError) -> str:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return f"{text} HF_HUB_OFFLINE is set: name a folder, or unset it to download."
     return text
+
+
+RESIZED = "finesweep_resized_embeddings"
+"""Attribute of a model whose embeddings have rows that its base does not have."""
+
+
+def fit_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Give the model a row of the embeddings, and of the output layer, for a pad token that it has none for.
+
+    New rows are the mean of the others, so that they follow from the base alone.
+    """
+    import torch
+
+    table = model.get_input_embeddings()
+    old = int(getattr(table, "num_embeddings", 0) or table.weight.shape[0])
+    if tokenizer.pad_token_id < old:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    head = model.get_output_embeddings()
+    weights = {
+        id(module.weight): module.weight for module in (model.get_input_embeddings(), head) if module is not None
+    }
+    for weight in weights.values():
+        with _whole(weight), torch.no_grad():
+            weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
+    setattr(model, RESIZED, True)
+
+
+def _whole(weight: Any) -> AbstractContextManager[Any]:
+    """A weight that ZeRO-3 keeps in parts, gathered while it is written."""
+    if not hasattr(weight, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return cast("AbstractContextManager[Any]", deepspeed.zero.GatheredParameters(weight, modifier_rank=0))
 
 
 def special_ids(tokenizer: Any) -> dict[str, int | None]:

@@ -34,6 +34,9 @@ class ModelSettings(Settings):
     """`auto`: as transformers' AutoTokenizer loads it; `file`: tokenizer.json exactly as it stands."""
     chat_template: str | None = None
     """A Jinja file to use instead of the model's own template (built-in ChatML where the model has none)."""
+    pad_token: str | None = Field(None, min_length=1)
+    """The token that fills short rows: `eos`, or a text such as "[PAD]", which is added where it is no token yet (the
+    embeddings grow by a row). The tokenizer's own when empty, or else its EOS."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights in memory; `auto` is float32, so that small updates are not lost (see `train.precision`)."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
@@ -72,6 +75,11 @@ class DataSettings(Settings):
     """`message`: all that the template adds for a message; `content`: its text and the end-of-turn token."""
     reverse: Literal["auto", "reorder", "in_order"] = "auto"
     """For `train_on: user`: put the answer before the question (`auto`: only in single-turn rows)."""
+    packing: bool = False
+    """Put several rows into each line of `max_length` tokens; none sees another. `train.global_batch` then counts
+    lines."""
+    padding: Literal["longest", "max_length"] = Field("longest", json_schema_extra=EXECUTION)
+    """Pad each batch to its longest row, or always to `max_length` (for hardware that wants one shape)."""
     bos: Literal["template", "always"] = "template"
     """`template`: BOS only where the chat template writes it; `always`: exactly one BOS in front of every row."""
     heldout: float = Field(0.05, ge=0.0, lt=1.0)

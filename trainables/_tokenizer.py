@@ -40,14 +40,15 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     chat_template: str | None = None,
     format: str | None = None,
+    pad_token: str | None = None,
 ) -> Any:
     """A transformers tokenizer with the template to be used set on it.
 
     `path`: a folder or a hub id. `auto` is AutoTokenizer as transformers loads it; `file` is tokenizer.json exactly as
     it stands. `chat_template`: a Jinja file instead of the model's own template; where there is neither, the built-in
-    ChatML. `format` (see `core.formats`) stands in for all of them. A tokenizer without a pad token pads with its EOS:
-    label masks are explicit, so no real EOS target is lost by it. Raises ValueError naming the model or the file that
-    cannot be read.
+    ChatML. `format` (see `core.formats`) stands in for all of them. `pad_token` is `eos` or a text, added where it is
+    no token yet; without it a tokenizer that has none pads with its EOS: label masks are explicit, so no real EOS
+    target is lost by it. Raises ValueError naming the model or the file that cannot be read.
     """
     source = str(path)
     if mode == "file":
@@ -63,7 +64,15 @@ def load_tokenizer(
         tokenizer.chat_template = _template(tokenizer.chat_template, chat_template)
     else:
         tokenizer.chat_template = parse_format(format).template(puts_bos(tokenizer))
-    if tokenizer.pad_token_id is None:
+    if pad_token == "eos":
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"model.pad_token: the tokenizer of {source!r} has no EOS (got 'eos'). Name a text: \"[PAD]\"."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    elif pad_token is not None:
+        tokenizer.add_special_tokens({"pad_token": pad_token})
+    elif tokenizer.pad_token_id is None:
         names = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
         tokenizer.pad_token = next((name for name in names if name is not None), tokenizer.convert_ids_to_tokens(0))
     tokenizer.padding_side = "right"

@@ -57,7 +57,8 @@ def estimate(
         train.global_batch, settings.resources.workers, train.micro_batch, train.accumulation
     )
     trained = training_rows(rows, data.heldout)
-    if trained is None:
+    # How many packs the rows make is known when they are tokenized.
+    if trained is None or data.packing:
         steps = train.max_steps
     else:
         steps = total_steps(trained, train.global_batch, train.epochs, train.max_steps)

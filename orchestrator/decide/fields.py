@@ -248,6 +248,8 @@ def _fix(detail: ErrorDetails) -> str:
     kind, got = detail["type"], detail["input"]
     if kind.startswith(("int_", "float_")):
         return _number_fix(got, whole=kind.startswith("int_"))
+    if kind == "string_type" and isinstance(got, list) and len(got) == 1 and isinstance(got[0], str):
+        return f'Put it in quotes: "[{got[0]}]".'
     if kind == "string_type" and isinstance(got, bool | int | float):
         return f'Put it in quotes: "{json.dumps(got)}".'
     if kind.startswith("bool_") and isinstance(got, str) and got.lower() in ("true", "yes", "on", "false", "no", "off"):
