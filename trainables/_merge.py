@@ -49,7 +49,8 @@ def merged_model(export: Path, description: dict[str, Any]) -> Any:
     import torch
 
     from trainables._adapters import put_on
-    from trainables._model import load_model, place
+    from trainables._model import fit_vocabulary, load_model, place
+    from trainables._tokenizer import load_tokenizer
 
     base = description["base"]
     settings = ModelSettings(
@@ -62,6 +63,7 @@ def merged_model(export: Path, description: dict[str, Any]) -> Any:
     model = load_model(settings, replace(place(settings), device="cpu"), description["quantization"])
     if description["quantization"]:
         model = model.dequantize()
+    fit_vocabulary(model, load_tokenizer(str(export), "file"))
     adapted = put_on(model.to(torch.float32), export)
     _untie(adapted)
     merged = adapted.merge_and_unload()

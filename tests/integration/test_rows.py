@@ -8,6 +8,7 @@ import pytest
 from tests.local_reporter import LocalReporter, job
 from trainables._export import load
 from trainables._fit import fit
+from trainables._merge import merge
 
 FORMAT = "### Instruction:\n{instruction}\n\n### Response:\n{response}"
 
@@ -100,7 +101,11 @@ def test_a_new_pad_token_gets_a_row_that_the_export_holds(method, rows, tmp_path
     assert torch.isfinite(table).all()
     ids = torch.tensor([loaded.tokenize(loaded.prompt([{"role": "user", "content": "Write a schema."}]))])
     with torch.no_grad():
-        assert loaded.model(ids).logits.shape[-1] == size
+        logits = loaded.model(ids).logits
+        assert logits.shape[-1] == size
+        if method == "lora":
+            merged = load(merge(task.folder / "export", task.folder / "merged"))
+            assert torch.allclose(merged.model(ids).logits, logits, atol=1e-4)
 
 
 def test_an_export_prompts_as_its_rows_were_written(rows, tmp_path):

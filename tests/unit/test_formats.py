@@ -198,8 +198,9 @@ def loaded(tokenizer, form=None):
 def test_held_out_rows_are_scored_as_they_were_trained(form, layout, folder, tmp_path):
     from evals._rows import arranged, read_conversations
 
-    plain = {"alpaca": ROW, "text": {"text": "he hello\n", "response": "he", "instruction": "he", "output": "b"}}
-    rows = [{**plain[layout], "id": n} for n in range(12)]
+    plain = {"alpaca": ROW, "text": {"text": "he hello\n", "instruction": "he", "output": "b"}}
+    # " t" is one token: the blank of the format and the first letter of the answer.
+    rows = [{**plain[layout], "response": "the end", "id": n} for n in range(12)]
     if layout == "text" and form is None:
         rows = [{"text": f"he hello {n}\n"} for n in range(12)]
     data = settings(form, write(tmp_path / "x.jsonl", rows), heldout=0.5, mask_span="content")
@@ -207,12 +208,15 @@ def test_held_out_rows_are_scored_as_they_were_trained(form, layout, folder, tmp
     trained = prepare(data, tokenizer, tmp_path / "cache").heldout
     file = write(tmp_path / "heldout.jsonl", heldout_conversations(data))
     subject = loaded(tokenizer, form)
+    spans = {"content"} if form is None else {"content", "message"}
     found = read_conversations(file)
     assert len(found) == len(trained) == 6
     for row, marked in zip(found, trained, strict=True):
-        shown = subject.encode(arranged(row.messages, "assistant", single_turn=row.single_turn), "assistant")
-        assert shown.input_ids == marked.ids.tolist()
-        assert shown.counts == marked.targets.tolist()
+        messages = arranged(row.messages, "assistant", single_turn=row.single_turn)
+        for span in spans:
+            shown = subject.encode(messages, "assistant", span)
+            assert shown.input_ids == marked.ids.tolist()
+            assert shown.counts == marked.targets.tolist()
 
 
 def test_alpaca_rows_and_texts_in_a_file_of_an_eval_read_as_training_reads_them(tmp_path):
