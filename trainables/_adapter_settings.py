@@ -1,15 +1,31 @@
 """The settings that every method with an adapter has: PEFT's, in this project's words."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from trainables._peft_types import check_options
 from trainables._settings import EXECUTION, Settings
+from trainables.core.adapters import LORA
+
+OURS = {
+    "r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets", "bias": "bias",
+    "use_rslora": "rslora", "use_dora": "dora", "init_lora_weights": "init", "layers_to_transform": "layers",
+    "modules_to_save": "modules_to_save",
+}  # fmt: skip
+"""PEFT's names of what LoRA's settings are called here."""
+SHARED = ("targets", "layers", "modules_to_save")
+"""Of these, what other adapters have too."""
+LORA_ONLY = (*(name for name in OURS.values() if name not in SHARED), "init_iterations", "lora_plus_ratio")
 
 
 class AdapterSettings(Settings):
     """What the blocks `lora` and `qlora` have in common; how A and B begin differs."""
 
+    peft_type: str = "LORA"
+    """Which of PEFT's adapters: LORA, or IA3, VERA, OFT ... with the fields of its own in `options`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of PEFT's configuration class by PEFT's names: another adapter's, or what LoRA has besides these."""
     rank: int = Field(16, ge=1)
     """Rank of the matrices A and B (PEFT: r)."""
     alpha: int = Field(32, ge=1)
@@ -35,3 +51,33 @@ class AdapterSettings(Settings):
     """Also write `merged/`: the base model with the adapter added to its weights."""
     evaluate: Literal["adapter", "merged"] = "adapter"
     """What the evals score: the base with the adapter beside it, or the merged model."""
+
+    @field_validator("peft_type")
+    @classmethod
+    def _is_an_adapter(cls, peft_type: str) -> str:
+        if peft_type != LORA:
+            check_options(peft_type, {})
+        return peft_type
+
+    @field_validator("options")
+    @classmethod
+    def _are_its_fields(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        peft_type = info.data.get("peft_type")
+        if peft_type is None or not options:
+            return options
+        names = OURS if peft_type == LORA else {name: ours for name, ours in OURS.items() if ours in SHARED[1:]}
+        for name in options:
+            if name in names:
+                raise ValueError(f"{name} is called {names[name]} here, beside options")
+        check_options(peft_type, options)
+        return options
+
+    @model_validator(mode="after")
+    def _fields_of_lora_are_loras(self) -> "AdapterSettings":
+        if self.peft_type == LORA:
+            return self
+        for name in LORA_ONLY:
+            field = type(self).model_fields.get(name)
+            if field is not None and getattr(self, name) != field.get_default():
+                raise ValueError(f"{name} is a setting of LORA, {self.peft_type} has its own: write them into options")
+        return self

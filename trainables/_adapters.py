@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables._model import RESIZED
+from trainables._peft_types import fields_of
 from trainables._settings import TrainSettings
-from trainables.core.adapters import Targets, resolve
+from trainables.core.adapters import LORA, Targets, finds_its_place, resolve
 
 RESIDUAL = ("pissa", "olora")
 """Initialisations that move a part of the base weights into the adapter."""
@@ -23,9 +24,15 @@ def attach(model: Any, config: Any, key: str) -> Any:
     from peft import get_peft_model
 
     linear, tables = linear_modules(model)
-    targets = resolve(config.targets, linear, tables, config.layers, key)
-    _check_saved(config.modules_to_save, model, linear, key)
-    adapted = get_peft_model(model, _lora_config(config, targets))
+    _check_saved(config.modules_to_save, model, key)
+    targets = None
+    if not finds_its_place(config):
+        targets = resolve(config.targets, linear, tables, config.layers, key)
+    try:
+        peft_config = _lora_config(config, targets) if config.peft_type == LORA else _other_config(config, targets)
+        adapted = get_peft_model(model, peft_config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key}: PEFT refuses this {config.peft_type} adapter: {error}") from error
     if config.init in RESIDUAL:
         setattr(adapted, INITIAL, _matrices(adapted))
     return adapted
@@ -109,8 +116,29 @@ def put_on(model: Any, folder: Path | str) -> Any:
     return PeftModel.from_pretrained(model, str(folder))
 
 
-def _lora_config(config: Any, targets: Targets) -> Any:
+def _other_config(config: Any, targets: Targets | None) -> Any:
+    """PEFT's configuration of an adapter that is no LoRA, with what all adapters share where it has it."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    known = fields_of(config.peft_type)
+    shared: dict[str, Any] = {"modules_to_save": config.modules_to_save}
+    if targets is not None:
+        shared |= {"target_modules": list(targets.names)}
+        shared |= {"layers_to_transform": list(targets.layers) if targets.layers else None}
+    given = {name: value for name, value in shared.items() if value is not None}
+    lost = [name for name in given if name not in known]
+    if lost:
+        raise ValueError(f"it has no {', '.join(lost)}")
+    if config.peft_type == "IA3":
+        # All vectors scale outputs then; PEFT needs the list where it is given the targets.
+        given.setdefault("feedforward_modules", [])
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config.peft_type)](task_type="CAUSAL_LM", **{**given, **config.options})
+
+
+def _lora_config(config: Any, targets: Targets | None) -> Any:
     from peft import LoraConfig
+
+    assert targets is not None, "options of LoRA hold no targets"
 
     # LoftQ is set afterwards: what it needs is the quantized weight beside the plain one.
     init: Any = True if config.init in ("default", "loftq") else config.init
@@ -128,10 +156,11 @@ def _lora_config(config: Any, targets: Targets) -> Any:
         use_dora=config.dora,
         init_lora_weights=init,
         modules_to_save=config.modules_to_save,
+        **config.options,
     )
 
 
-def _check_saved(names: list[str] | None, model: Any, linear: Mapping[str, Any], key: str) -> None:
+def _check_saved(names: list[str] | None, model: Any, key: str) -> None:
     there = [name for name, _ in model.named_modules()]
     lost = [item for item in names or () if not any(name == item or name.endswith(f".{item}") for name in there)]
     if lost:

@@ -66,7 +66,11 @@ def merged_model(export: Path, description: dict[str, Any]) -> Any:
     fit_vocabulary(model, load_tokenizer(str(export), "file"))
     adapted = put_on(model.to(torch.float32), export)
     _untie(adapted)
-    merged = adapted.merge_and_unload()
+    try:
+        merged = adapted.merge_and_unload()
+    except (NotImplementedError, AttributeError, ValueError) as error:
+        kind = adapted.peft_config["default"].peft_type.value
+        raise ValueError(f"{export}: PEFT cannot add an adapter of kind {kind} to the weights ({error}).") from error
     if getattr(merged.config, "quantization_config", None) is not None:
         del merged.config.quantization_config
     merged.config.use_cache = True

@@ -55,7 +55,7 @@ def bases_needed(trials: list[TrialSettings], registry: Registry) -> list[Base]:
         found.setdefault(plain.key, plain)
         found.setdefault(base.key, base)
     bases = list(found.values())
-    facts = [_facts(base.settings) for base in bases]
+    facts = [{**_facts(base.settings), QUANTIZATION: _shown(base.settings)} for base in bases]
     return [
         Base(
             base.key,
@@ -86,7 +86,17 @@ def _base(trial: TrialSettings, quantization: dict[str, Any] | None) -> Base:
 def _facts(settings: TrialSettings) -> dict[str, Any]:
     model = settings.model.model_dump(mode="json")
     facts = {("model" if name == "path" else name): model[name] for name in OF_MODEL}
-    quantization = settings.blocks.get(QUANTIZATION)
-    shown = ",".join(f"{name}={value}" for name, value in quantization.items()) if quantization else ""
+    bos = settings.data.bos if settings.data else "template"
     form = settings.data.format if settings.data else None
-    return {**facts, "bos": settings.data.bos if settings.data else "template", "format": form, QUANTIZATION: shown}
+    return {**facts, "bos": bos, "format": form, QUANTIZATION: settings.blocks.get(QUANTIZATION)}
+
+
+def _shown(settings: TrialSettings) -> str:
+    """How a base is read with fewer bits, for its label: `4-bit,nf4,double_quant`."""
+    words = []
+    for name, value in settings.blocks.get(QUANTIZATION, {}).items():
+        if name == "bits":
+            words.append(f"{value}-bit")
+        elif value is not False and value != "auto":
+            words.append(name if value is True else str(value))
+    return ",".join(words)

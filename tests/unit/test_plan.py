@@ -176,7 +176,7 @@ def test_what_a_format_stands_in_for_is_not_asked_for_too():
 
 def test_a_quantized_trial_has_its_own_base_beside_the_plain_one():
     plan = plan_of("search: {trials: [{method: small}]}")
-    assert [base.label for base in plan.bases] == ["base", "base quantization=bits=4"]
+    assert [base.label for base in plan.bases] == ["base", "base quantization=4-bit"]
     assert plan.trials[0].base_id == plan.bases[1].id
     assert plan.bases[1].settings.blocks == {"quantization": {"bits": 4}}
 

@@ -15,6 +15,9 @@ Shapes = Mapping[str, tuple[int, int]]
 """Full name of a module -> (out, in) of its weight."""
 
 ALL_LINEAR, ATTENTION, MLP = "all-linear", "attention", "mlp"
+LORA = "LORA"
+OWN_TARGETS = ("LN_TUNING", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "BEFT", "SHADOW")
+"""PEFT's adapters that do not stand beside linear layers: PEFT finds their place where no targets are given."""
 GROUPS = (ALL_LINEAR, ATTENTION, MLP)
 """Words for groups of layers, resolved for each architecture."""
 
@@ -69,10 +72,16 @@ def targets_of(config: Any, sizes: Mapping[str, Any], key: str) -> Targets | Non
 
     `sizes`: what planning knows of a model, `linear_paths` and `table_paths` (full name -> [out, in]) among it.
     """
-    if not sizes.get("linear_paths"):
+    if not sizes.get("linear_paths") or finds_its_place(config):
         return None
     linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
     return resolve(config.targets, linear, tables, config.layers, key)
+
+
+def finds_its_place(config: Any) -> bool:
+    """Whether PEFT is to choose the modules of an adapter by itself, or is told by its own `target_modules`."""
+    elsewhere = config.peft_type in OWN_TARGETS and config.targets == ALL_LINEAR
+    return elsewhere or "target_modules" in config.options
 
 
 def _pairs(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
@@ -93,7 +102,7 @@ def footprint(
     """What a LoRA of these settings makes of a model; None where its sizes are not known. `dtype`: type of the base
     weights; `quantization`: how it is read with fewer bits. Raises what `resolve` raises."""
     targets, shape = targets_of(config, sizes, key), shape_of(sizes)
-    if targets is None or shape is None:
+    if targets is None or shape is None or config.peft_type != LORA:
         return None
     linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
     known = linear | tables
