@@ -9,6 +9,7 @@ from orchestrator.show.effects import Effect, axis_keys
 from orchestrator.show.evidence import Evidence
 from orchestrator.show.findings import Findings
 from orchestrator.show.grid import Column, Table, drop_empty
+from orchestrator.show.indicators import Indicator
 from orchestrator.show.metrics import training_loss
 from orchestrator.show.ranking import entries
 
@@ -38,6 +39,24 @@ def improvement_table(
         "adjusted for the number of configurations; the other metrics describe and are not adjusted."
     )
     return drop_empty(Table(columns, tuple(rows), caption, marked), keep=("metric", "base", "best"))
+
+
+def indicators_table(label: str, found: Sequence[Indicator]) -> Table:
+    """The questions about one trial with answers, evidence and what usually mends a bad one."""
+    rows = tuple((item.question, item.answer, item.evidence, "; ".join(item.mend) or formats.NONE) for item in found)
+    heads = ("question", "answer", "evidence", "settings that usually mend it")
+    return drop_empty(Table(tuple(Column(head) for head in heads), rows, f"{label}."), keep=heads[:3])
+
+
+def answers_table(lines: Sequence[tuple[str, Sequence[Indicator]]]) -> Table:
+    """The answers with their figures, one trial a line."""
+    heads = ("trial", *(item.question for item in lines[0][1]))
+    rows = tuple((label, *(_answer(item) for item in found)) for label, found in lines)
+    return Table(tuple(Column(head) for head in heads), rows)
+
+
+def _answer(item: Indicator) -> str:
+    return f"{item.answer} ({item.figure})" if item.figure else item.answer
 
 
 def effects_table(results: Results, found: Sequence[Effect]) -> Table:

@@ -19,6 +19,9 @@ from orchestrator.show.document import Block, Bullets, Charts, Exchange, Fact, P
 from orchestrator.show.effects import effects
 from orchestrator.show.findings import Findings, find, improvements
 from orchestrator.show.fit import RULE
+from orchestrator.show.gradients import RULE as GRADIENTS
+from orchestrator.show.indicators import RULE as INDICATORS
+from orchestrator.show.indicators import indicators
 from orchestrator.show.metrics import setting
 from orchestrator.show.ranking import base_of, entries
 
@@ -37,6 +40,7 @@ def build(results: Results) -> Report:
         _tuning,
         _axes,
         _curves,
+        _indicators,
         _prompts,
         _types,
         _turns,
@@ -158,6 +162,19 @@ def _curves(results: Results, found: Findings) -> Section | None:
     if rates is not None:
         blocks.append(Charts((rates,)))
     return Section("curves", "Loss curves", tuple(blocks))
+
+
+def _indicators(results: Results, found: Findings) -> Section | None:
+    rows = [row for row in results.rows if not row.is_base and row.train.get("steps")]
+    if not rows:
+        return None
+    best = found.best.row if found.best and found.best.row in rows else None
+    order = [best, *(row for row in rows if row is not best)] if best else rows
+    judged = {row.id: indicators(results, row, base_of(results, row), found.evidence.get(row.id)) for row in order}
+    blocks: list[Block] = [comparisons.indicators_table(order[0].label, judged[order[0].id])]
+    if len(order) > 1:
+        blocks.append(comparisons.answers_table([(row.label, judged[row.id]) for row in order]))
+    return Section("indicators", "Signs of a good run", (*blocks, Paragraph(INDICATORS), Paragraph(GRADIENTS)))
 
 
 def _pair(results: Results, found: Findings) -> tuple[Row, Row] | None:

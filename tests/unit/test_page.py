@@ -99,6 +99,7 @@ def test_the_sections_stand_in_their_order(report: Report) -> None:
         "tuning",
         "axes",
         "curves",
+        "indicators",
         "prompts",
         "types",
         "failures",
