@@ -118,6 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from orchestrator.decide.plan import make_plan
     from orchestrator.record.contents import Contents
     from orchestrator.record.ledger import Ledger
+    from orchestrator.record.machine import this_machine
     from orchestrator.record.sources import Sources
     from orchestrator.run.scoring import failed, score
 
@@ -126,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
     text = json.dumps(document(arguments))
     contents = Contents(ledger.cache)
     sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line", contents=contents)
-    plan = make_plan(sweep, contents)
+    plan = make_plan(sweep, contents, machine=this_machine())
     if plan.unresolved:
         raise UserError("\n".join(plan.unresolved))
     sources, code = Sources(contents, ledger), 0

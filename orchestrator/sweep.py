@@ -69,6 +69,7 @@ def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int
     from orchestrator.decide.plan import describe, make_plan
     from orchestrator.record.contents import Contents
     from orchestrator.record.ledger import Ledger
+    from orchestrator.record.machine import this_machine
 
     ledger = Ledger(arguments.output)
     ledger.check_writable()
@@ -76,7 +77,7 @@ def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int
     source = str(arguments.file)
     text = read(arguments.file)
     sweep = spec.load(text, profile=arguments.profile, sets=arguments.sets, source=source, contents=contents)
-    plan = make_plan(sweep, contents)
+    plan = make_plan(sweep, contents, machine=this_machine())
     if arguments.plan:
         print(describe(plan))
         return 0

@@ -4,14 +4,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.decide.fields import validate
 from orchestrator.decide.settings import TrialSettings
-from orchestrator.registry import NO_METHOD
+from orchestrator.registry import NO_METHOD, Registry
+from trainables._parallel import DEFAULT_STAGE
 from trainables.core.batches import batch_shape
-from trainables.core.memory import BYTES, OPTIMIZER_STATES, Footprint, Memory, full_footprint, shape_of, training_memory
+from trainables.core.memory import (
+    ADAPTER_BYTES,
+    BYTES,
+    Footprint,
+    Memory,
+    Sharding,
+    full_footprint,
+    optimizer_bytes,
+    shape_of,
+    training_memory,
+)
 from trainables.core.schedules import total_steps
 
 COMPUTE = {"auto": "float32", "float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """`train.precision` -> the type of the forward pass; `auto` is counted as the larger of what it may come to."""
+FOOTPRINT = "footprint"
+"""A method that changes the model's memory says how by a function of this name."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +36,22 @@ class Estimate:
     """Rows it trains on, before rows without a target are dropped."""
     steps: int | None = None
     parameters: int | None = None
+    """All parameters, an adapter's among them."""
+    footprint: Footprint | None = None
+    """What its method makes of the model."""
+    adapter_bytes: int | None = None
+    """The adapter as it is saved; None where the export is the whole model."""
     memory: Memory | None = None
     """Of one device."""
     disk_bytes: int | None = None
     """Its export and one checkpoint."""
     micro_batch: int | None = None
     accumulation: int | None = None
-    footprint: Footprint | None = None
-    """What its method makes of the model; None where all of it trains, or where that is not known."""
+
+    @property
+    def trainable(self) -> int | None:
+        """Parameters that train."""
+        return self.footprint.trainable if self.footprint else None
 
     @property
     def memory_bytes(self) -> int | None:
@@ -38,16 +60,12 @@ class Estimate:
 
 
 def estimate(
-    settings: TrialSettings,
-    *,
-    rows: int | None,
-    shapes: Mapping[str, Any] | None,
-    footprint: Footprint | None = None,
+    settings: TrialSettings, *, rows: int | None, shapes: Mapping[str, Any] | None, registry: Registry
 ) -> Estimate:
     """Estimate one trial.
 
-    `rows`: rows in its data, at most `max_rows`; `shapes`: sizes of its model (parameters, hidden, layers, heads,
-    kv_heads, head_dim, intermediate, vocab).
+    `rows`: rows in its data, at most `max_rows`; `shapes`: sizes of its model (see `trainables._shapes.facts`). Raises
+    ValueError, at its dotted key, where a setting of the method means nothing in this model.
     """
     parameters = shapes["parameters"] if shapes else None
     if settings.method == NO_METHOD or settings.data is None:
@@ -62,33 +80,90 @@ def estimate(
         steps = train.max_steps
     else:
         steps = total_steps(trained, train.global_batch, train.epochs, train.max_steps)
-    dtype = "float32" if settings.model.dtype == "auto" else settings.model.dtype
-    memory = disk = None
-    if parameters is not None:
-        disk = int(parameters * BYTES[dtype] * (2 + OPTIMIZER_STATES.get(train.optimizer, 2.0)))
-    shape = shape_of(shapes)
-    if shape is not None:
-        memory = training_memory(
-            shape,
-            footprint or full_footprint(shape, dtype),
-            rows=micro_batch,
-            tokens=data.max_length,
-            dtype=dtype,
-            compute_dtype=COMPUTE[train.precision],
-            optimizer=train.optimizer,
-            attention=settings.model.attention,
-            gradient_checkpointing=train.gradient_checkpointing,
-        )
+    footprint = footprint_of(settings, shapes, registry)
+    exports_adapter = getattr(registry.method(settings.method), "EXPORT", "full") == "adapter"
+    adapter_bytes = footprint.added * ADAPTER_BYTES if footprint and exports_adapter else None
     return Estimate(
         rows=trained,
         steps=steps,
-        parameters=parameters,
-        memory=memory,
-        disk_bytes=disk,
+        parameters=parameters + footprint.added if parameters is not None and footprint else parameters,
+        footprint=footprint,
+        adapter_bytes=adapter_bytes,
+        memory=memory_of(settings, shapes, footprint, micro_batch),
+        disk_bytes=_disk_bytes(settings, footprint, parameters, adapter_bytes),
         micro_batch=micro_batch,
         accumulation=accumulation,
-        footprint=footprint,
     )
+
+
+def footprint_of(settings: TrialSettings, shapes: Mapping[str, Any] | None, registry: Registry) -> Footprint | None:
+    """What the trial's method makes of its model; a method that does not say trains it whole. None where the sizes do
+    not tell."""
+    shape = shape_of(shapes)
+    if shape is None or shapes is None:
+        return None
+    module, dtype = registry.method(settings.method), dtype_of(settings)
+    if not hasattr(module, FOOTPRINT):
+        return full_footprint(shape, dtype)
+    config = validate(module.Config, settings.blocks.get(settings.method, {}), settings.method)[0]
+    found: Footprint | None = module.footprint(config, shapes, dtype)
+    return found
+
+
+def memory_of(
+    settings: TrialSettings, shapes: Mapping[str, Any] | None, footprint: Footprint | None, micro_batch: int
+) -> Memory | None:
+    """Memory of one device of a trial; None where its model's sizes or its method's footprint are not known."""
+    shape = shape_of(shapes)
+    if shape is None or footprint is None or settings.data is None:
+        return None
+    return training_memory(
+        shape,
+        footprint,
+        rows=micro_batch,
+        tokens=settings.data.max_length,
+        dtype=dtype_of(settings),
+        compute_dtype=COMPUTE[settings.train.precision],
+        optimizer=settings.train.optimizer,
+        attention=settings.model.attention,
+        gradient_checkpointing=settings.train.gradient_checkpointing,
+        sharding=sharding_of(settings),
+    )
+
+
+def dtype_of(settings: TrialSettings) -> str:
+    """Type of the base's weights in memory, where they are not quantized."""
+    return "float32" if settings.model.dtype == "auto" else settings.model.dtype
+
+
+def sharding_of(settings: TrialSettings) -> Sharding:
+    """How the trial is spread, by its `deepspeed` or `fsdp` block. What only DeepSpeed's own file says is not known."""
+    workers, zero, fsdp = settings.resources.workers, settings.blocks.get("deepspeed"), settings.blocks.get("fsdp")
+    if zero is not None:
+        stage = zero.get("stage")
+        return Sharding(
+            workers,
+            DEFAULT_STAGE if stage is None else stage,
+            offload_optimizer=bool(zero.get("offload_optimizer")),
+            offload_parameters=bool(zero.get("offload_parameters")),
+            master_weights=settings.model.dtype in ("bfloat16", "float16"),
+        )
+    if fsdp is not None:
+        offload = bool(fsdp.get("offload"))
+        return Sharding(workers, 3, offload_optimizer=offload, offload_parameters=offload, offload_gradients=offload)
+    return Sharding(workers)
+
+
+def undivided(settings: TrialSettings) -> str | None:
+    """One line where ZeRO or FSDP has one worker, and so nothing to divide."""
+    sharding = sharding_of(settings)
+    if not sharding.stage or sharding.workers > 1 or settings.method == NO_METHOD:
+        return None
+    name = "deepspeed" if "deepspeed" in settings.blocks else "fsdp"
+    if sharding.offload_optimizer or sharding.offload_parameters:
+        return f"{name}: with one worker nothing is divided; what is offloaded makes room, and costs time"
+    fix = "set resources.workers, or offload_optimizer" if name == "deepspeed" else "set resources.workers, or offload"
+    return f"{name}: with one worker and no offload nothing is divided, so no memory or time is saved ({fix})"
 
 
 def training_rows(rows: int | None, heldout: float) -> int | None:
@@ -96,3 +171,18 @@ def training_rows(rows: int | None, heldout: float) -> int | None:
     if rows is None or heldout <= 0 or rows < 2:
         return rows
     return rows - min(max(1, round(rows * heldout)), rows - 1)
+
+
+def _disk_bytes(
+    settings: TrialSettings, footprint: Footprint | None, parameters: int | None, adapter_bytes: int | None
+) -> int | None:
+    """The export, and a checkpoint with the optimizer's state; a merged model beside the adapter where one is asked
+    for."""
+    if parameters is None:
+        return None
+    whole = parameters * BYTES[dtype_of(settings)]
+    if adapter_bytes is None or footprint is None:
+        return 2 * whole + optimizer_bytes(settings.train.optimizer, parameters, whole)
+    state = optimizer_bytes(settings.train.optimizer, footprint.trainable, footprint.trainable * ADAPTER_BYTES)
+    merged = whole if settings.blocks.get(settings.method, {}).get("merge") else 0
+    return 2 * adapter_bytes + state + merged

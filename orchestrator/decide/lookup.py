@@ -6,14 +6,12 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from orchestrator.decide.estimate import Estimate, estimate
-from orchestrator.decide.fields import validate
 from orchestrator.decide.identity import json_schemas
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.decide.space import canonical
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.registry import NO_METHOD, Registry
 from trainables._settings import DataSettings, ModelSettings
-from trainables.core.memory import Footprint
 
 HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
@@ -74,8 +72,8 @@ def missing(key: str, error: MissingDataError) -> Mistake:
 class Lookup:
     """Asks the catalogue, and turns what it raises into mistakes at their keys."""
 
-    def __init__(self, contents: Catalogue, mistakes: list[Mistake]):
-        self.contents, self.mistakes = contents, mistakes
+    def __init__(self, contents: Catalogue, mistakes: list[Mistake], registry: Registry):
+        self.contents, self.mistakes, self.registry = contents, mistakes, registry
         self.unresolved: list[str] = []
 
     def ask(self, key: str, question: Callable[[], Found]) -> Found | None:
@@ -107,34 +105,25 @@ class Lookup:
             known |= self.known("data.path", lambda: self.contents.data(data))
         return known
 
-    def estimate_of(self, settings: TrialSettings, registry: Registry) -> Estimate:
+    def estimate_of(self, settings: TrialSettings) -> Estimate:
         """What one trial takes, as far as that can be known here."""
         data, rows = settings.data, None
         if data is not None and settings.method != NO_METHOD:
             found = self.ask("data.path", lambda: self.contents.data(data))
             rows = found.rows if found else None
-        shapes = self.ask("model.path", lambda: self.contents.shapes(settings.model))
-        return estimate(settings, rows=rows, shapes=shapes, footprint=self._footprint(settings, shapes, registry))
-
-    def _footprint(
-        self, settings: TrialSettings, shapes: Mapping[str, Any] | None, registry: Registry
-    ) -> Footprint | None:
-        """What the method makes of the model, where it says so; a setting that the model has no place for is noted."""
-        if shapes is None or settings.method == NO_METHOD:
-            return None
-        module = registry.method(settings.method)
-        if not hasattr(module, "footprint"):
-            return None
-        config, _ = validate(module.Config, settings.blocks.get(settings.method, {}), settings.method)
-        dtype = "float32" if settings.model.dtype == "auto" else settings.model.dtype
+        shapes = self.shapes_of(settings)
         try:
-            return module.footprint(config, shapes, dtype)
+            return estimate(settings, rows=rows, shapes=shapes, registry=self.registry)
         except ValueError as error:
             key, _, text = str(error).partition(": ")
             mistake = Mistake(key, None, text.removesuffix("."))
             if mistake not in self.mistakes:
                 self.mistakes.append(mistake)
-            return None
+            return Estimate()
+
+    def shapes_of(self, settings: TrialSettings) -> Mapping[str, Any] | None:
+        """Sizes of a trial's model, where they are known here."""
+        return self.ask("model.path", lambda: self.contents.shapes(settings.model))
 
     def tokenizer_warnings(self, trials: list[TrialSettings]) -> list[str]:
         """Where `model.tokenizer` auto and file give other ids, one line per model."""

@@ -6,9 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.decide.alternatives import ModelPlan, model_plan
 from orchestrator.decide.bases import base_settings, bases_needed
+from orchestrator.decide.capabilities import Machine, fallbacks, lacking
 from orchestrator.decide.describe import describe
-from orchestrator.decide.estimate import Estimate
+from orchestrator.decide.estimate import Estimate, undivided
 from orchestrator.decide.identity import trial_id
 from orchestrator.decide.lookup import HELDOUT, Catalogue, Lookup
 from orchestrator.decide.settings import TRAIN_METRICS, Objective, Sweep, TrialSettings
@@ -63,6 +65,10 @@ class Plan:
     baseline_id: str | None
     """The trial with no overrides, where there is one."""
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What `auto` comes to on this machine, and what a setting does not do."""
+    models: tuple[ModelPlan, ...] = ()
+    """The models that are trained, with what each method takes of a device."""
     unresolved: tuple[str, ...] = ()
     """What this machine lacks; a plan is shown all the same, a run is refused."""
 
@@ -72,12 +78,15 @@ class Plan:
         return self.sweep.profile
 
 
-def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = None) -> Plan:
-    """Plan a sweep. Raises SweepFileError with everything that is wrong with what it names."""
+def make_plan(
+    sweep: Sweep, contents: Catalogue, registry: Registry | None = None, machine: Machine | None = None
+) -> Plan:
+    """Plan a sweep; `machine`: where it would run, None where that does not matter. Raises SweepFileError with
+    everything that is wrong with what it names."""
     registry = registry or installed()
     expansion = expand(sweep.base, sweep.search, sweep.seeds, registry)
     mistakes = list(expansion.mistakes)
-    look = Lookup(contents, mistakes)
+    look = Lookup(contents, mistakes, registry)
     axes = {key for trial in expansion.trials for key in trial.overrides}
 
     def plan(trial: Resolved, is_base: bool = False) -> PlannedTrial:
@@ -86,7 +95,7 @@ def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = Non
         evals = tuple(_planned(name, config) for name, config in sweep.evals.items())
         return PlannedTrial(
             identity, trial.label, trial.name, trial.overrides, trial.settings, evals, is_base=is_base,
-            estimate=look.estimate_of(trial.settings, registry),
+            estimate=look.estimate_of(trial.settings),
         )  # fmt: skip
 
     own = [plan(trial) for trial in expansion.trials]
@@ -98,6 +107,7 @@ def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = Non
     trials = [replace(trial, base_id=base_of.get(trial.id)) for trial in _distinct(own) if trial.id not in base_ids]
     if mistakes:
         raise SweepFileError(mistakes, sweep.source)
+    settings = [trial.settings for trial in own]
     return Plan(
         sweep=sweep,
         trials=tuple(trials),
@@ -105,8 +115,10 @@ def make_plan(sweep: Sweep, contents: Catalogue, registry: Registry | None = Non
         objective=sweep.objective,
         axes={axis.name: _values(axis, expansion.trials, sweep) for axis in expansion.axes},
         baseline_id=next((trial.id for trial in trials if not trial.overrides), None),
-        warnings=(*_warnings(sweep, trials, registry), *look.tokenizer_warnings([trial.settings for trial in own])),
-        unresolved=tuple(dict.fromkeys(look.unresolved)),
+        warnings=(*_warnings(sweep, trials, registry), *look.tokenizer_warnings(settings)),
+        notes=_notes(settings, machine),
+        models=_models(settings, look, registry),
+        unresolved=tuple(dict.fromkeys([*look.unresolved, *_lacking(settings, machine)])),
     )
 
 
@@ -204,6 +216,24 @@ def _warnings(sweep: Sweep, trials: list[PlannedTrial], registry: Registry) -> l
             "evals: trials differ in data, so their held-out rows differ too and their scores on them do not compare"
         )
     return found
+
+
+def _lacking(trials: list[TrialSettings], machine: Machine | None) -> list[str]:
+    return [] if machine is None else [line for trial in trials for line in lacking(trial, machine)]
+
+
+def _notes(trials: list[TrialSettings], machine: Machine | None) -> tuple[str, ...]:
+    found = [] if machine is None else [line for trial in trials for line in fallbacks(trial, machine)]
+    return tuple(dict.fromkeys([*found, *(line for trial in trials if (line := undivided(trial)))]))
+
+
+def _models(trials: list[TrialSettings], look: Lookup, registry: Registry) -> tuple[ModelPlan, ...]:
+    """The plan of every model that some trial trains, once."""
+    by_model: dict[str, list[TrialSettings]] = {}
+    for trial in trials:
+        by_model.setdefault(canonical([trial.model.path, trial.model.revision]), []).append(trial)
+    found = [model_plan(group, look.shapes_of(group[0]), registry) for group in by_model.values()]
+    return tuple(plan for plan in found if plan is not None)
 
 
 def _heldout_rows(data: DataSettings) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def load(
             ]
     if mistakes or sweep is None:
         if contents is not None:
-            _look_up(merged, registry, Lookup(contents, mistakes))
+            _look_up(merged, registry, Lookup(contents, mistakes, registry))
         raise SweepFileError(mistakes, source)
     return sweep
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.decide.placement import Capacity
 from orchestrator.errors import ResourceError
+from orchestrator.record.machine import gpu_here
 
 # Read by Ray when it is imported or started, so they are set before that.
 SETTINGS = {
@@ -64,7 +65,7 @@ def connected(threads: int | None) -> Iterator[Capacity]:
     if not already:
         address = os.environ.get("RAY_ADDRESS")
         # What a cluster's workers have cannot be seen from here.
-        gpu = bool(address) or _gpu_here()
+        gpu = bool(address) or gpu_here()
         environment = {"env_vars": worker_environment(threads or 1, has_gpu=gpu)}
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": environment}
         if address:
@@ -84,8 +85,3 @@ def connected(threads: int | None) -> Iterator[Capacity]:
     finally:
         if not already:
             ray.shutdown()
-
-
-def _gpu_here() -> bool:
-    """Whether this machine has an NVIDIA device; asked without torch, which takes seconds to import."""
-    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/gpus").exists()

@@ -4,8 +4,10 @@ from itertools import pairwise
 
 import pytest
 
+from trainables import _deepspeed
 from trainables.core.memory import (
     CARDS_GB,
+    REDUCE_BUCKET,
     RESERVED_BYTES,
     Memory,
     Sharding,
@@ -147,19 +149,36 @@ def test_the_room_of_a_layer_computed_again_counts_only_where_it_is_more_than_th
 @pytest.mark.parametrize("stage, parts", [(0, (1, 1, 1)), (1, (1, 1, 4)), (2, (1, 4, 4)), (3, (4, 4, 4))])
 def test_a_stage_of_zero_divides_optimizer_then_gradients_then_weights(stage, parts):
     alone, found = memory(), memory(sharding=Sharding(workers=4, stage=stage))
-    assert (found.weights, found.gradients, found.optimizer) == tuple(
+    weights, gradients, optimizer = (
         whole // part for whole, part in zip((alone.weights, alone.gradients, alone.optimizer), parts, strict=True)
     )
+    bucket = 4 * SHAPE.parameters if stage >= 1 else 0
+    gathered = 4 * (SHAPE.linear_parameters // 3 + 8192 * 512) if stage == 3 else 0
+    assert (found.weights, found.gradients, found.optimizer) == (weights + gathered, gradients + bucket, optimizer)
     assert (found.activations, found.logits) == (alone.activations, alone.logits)
+
+
+def test_the_bucket_of_gradients_is_the_one_that_deepspeed_is_given():
+    assert REDUCE_BUCKET == _deepspeed.REDUCE_BUCKET
 
 
 def test_what_is_offloaded_lies_in_the_machines_memory_and_not_on_the_device():
     alone = memory()
-    found = memory(sharding=Sharding(1, 3, offload_optimizer=True, offload_parameters=True))
-    assert (found.weights, found.optimizer) == (0, 0)
-    assert found.host == alone.weights + alone.optimizer
+    found = memory(sharding=Sharding(1, 2, offload_optimizer=True))
+    assert (found.weights, found.optimizer, found.host) == (alone.weights, 0, alone.optimizer)
     assert found.total == alone.total - found.host
+    found = memory(sharding=Sharding(1, 3, offload_optimizer=True, offload_parameters=True))
+    assert found.weights < alone.weights / 2
+    assert found.host == alone.weights + alone.optimizer
     assert memory(sharding=Sharding(1, 2)) == alone
+
+
+def test_16_bit_weights_are_trained_by_deepspeed_through_float32_copies():
+    footprint = full_footprint(SHAPE, "bfloat16")
+    plain, master = (
+        memory(footprint, dtype="bfloat16", sharding=Sharding(1, 2, master_weights=on)) for on in (False, True)
+    )
+    assert (plain.optimizer, master.optimizer) == (4 * SHAPE.parameters, 12 * SHAPE.parameters)
 
 
 def test_data_parallelism_holds_the_gradients_twice():

@@ -20,6 +20,8 @@ OPTIMIZER_STATES = {"adamw": 2.0, "sgd": 0.0, "adafactor": 0.0}
 """Copies of the weights that an optimizer keeps, in their type; Adafactor's rows and columns are too small to count."""
 EIGHT_BIT_BYTES = 2
 """Of a parameter, for 8-bit AdamW: two moments of one byte (Dettmers et al. 2021, arXiv:2110.02861)."""
+REDUCE_BUCKET = 50_000_000
+"""Gradients that ZeRO reduces at once."""
 CARDS_GB = (6, 8, 12, 16, 24, 40, 80)
 """Sizes that GPUs are sold in."""
 RESERVED_BYTES = 1 << 30
@@ -40,6 +42,8 @@ class Sharding:
     offload_optimizer: bool = False
     offload_parameters: bool = False
     offload_gradients: bool = False
+    master_weights: bool = False
+    """16-bit weights are trained through float32 copies, which count as optimizer state: DeepSpeed's way."""
 
 
 ALONE = Sharding()
@@ -93,7 +97,11 @@ def training_memory(
     own = footprint.trainable - footprint.added
     trained_bytes = footprint.added * ADAPTER_BYTES + own * BYTES[dtype]
     weights = footprint.weight_bytes + footprint.constant_bytes + footprint.added * ADAPTER_BYTES
-    state = optimizer_bytes(optimizer, footprint.trainable, trained_bytes)
+    if sharding.master_weights:
+        whole = footprint.trainable * BYTES["float32"]
+        state = whole + optimizer_bytes(optimizer, footprint.trainable, whole)
+    else:
+        state = optimizer_bytes(optimizer, footprint.trainable, trained_bytes)
     kept = activations.kept(
         shape,
         footprint,
@@ -113,11 +121,12 @@ def training_memory(
         logits=kept.logits,
         casts=activations.cast_bytes(shape, footprint, dtype=dtype, compute_dtype=compute_dtype),
     )
-    return sharded(memory, sharding)
+    return _of_one_worker(memory, sharding, shape, footprint, BYTES[dtype])
 
 
-def sharded(memory: Memory, sharding: Sharding) -> Memory:
-    """One worker's part of what a trial holds."""
+def _of_one_worker(memory: Memory, sharding: Sharding, shape: Shape, footprint: Footprint, size: int) -> Memory:
+    """One worker's part of what a trial holds, with what it takes to exchange the parts: a bucket of gradients that are
+    reduced together, and at stage 3 the layer that is computed and the next one, and the widest table, whole."""
     workers, stage = sharding.workers, sharding.stage
     if stage is None:
         copies = 2 if workers > 1 else 1
@@ -132,6 +141,11 @@ def sharded(memory: Memory, sharding: Sharding) -> Memory:
         host, gradients = host + gradients, 0
     if sharding.offload_parameters:
         host, weights = host + weights, 0
+    if stage >= 1 and workers > 1:
+        gradients += min(REDUCE_BUCKET, footprint.trainable) * size
+    if stage >= 3 and (workers > 1 or sharding.offload_parameters):
+        layers = 2 * shape.linear_parameters // shape.layers
+        weights += min(shape.parameters, layers + shape.vocab * shape.hidden) * size
     return replace(memory, weights=weights, gradients=gradients, optimizer=optimizer, host=host)
 
 

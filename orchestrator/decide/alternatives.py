@@ -1,0 +1,105 @@
+"""What full fine-tuning, LoRA and QLoRA would take of a device, for the models that a sweep trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.decide.estimate import Estimate, dtype_of, estimate
+from orchestrator.decide.fields import validate
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.registry import NO_METHOD, Registry
+from trainables.core.memory import Linear, Shape, shape_of
+
+METHODS = ("sft", "lora", "qlora")
+"""The methods that are compared, in the order of the memory they take."""
+SHOWN = {"rank": "rank {}", "targets": "{}", "dropout": "dropout {}", "bits": "{} bits", "quant_type": "{}"}
+"""What of a method's settings rules its memory, and how that is shown."""
+BORROWED = ("rank", "targets", "dropout", "layers", "dora", "modules_to_save")
+"""What a method that the sweep does not use has from one that it uses."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One method with the settings that a trial of it would have."""
+
+    method: str
+    settings: tuple[str, ...]
+    """What of its settings rules its memory, as text."""
+    estimate: Estimate
+    tokens: int
+    """Of a row, at most."""
+    workers: int
+    planned: bool
+    """A trial of the sweep is of this method."""
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model of the sweep, its modules, and what each method takes to train it."""
+
+    name: str
+    model_type: str
+    shape: Shape
+    alternatives: tuple[Alternative, ...]
+
+    @property
+    def modules(self) -> tuple[Linear, ...]:
+        """The linear layers by name, without the output layer."""
+        return self.shape.linear
+
+
+def model_plan(trials: list[TrialSettings], shapes: Mapping[str, Any] | None, registry: Registry) -> ModelPlan | None:
+    """The plan of one model from the trials that train it. A method that none of them has is counted with all else as
+    the first one has it. None where the model's sizes are not known or nothing is trained."""
+    trained = [trial for trial in trials if trial.method != NO_METHOD and trial.data is not None]
+    shape = shape_of(shapes)
+    if not trained or shape is None or shapes is None:
+        return None
+    found = [_alternative(method, trained, shapes, registry) for method in METHODS if method in registry.methods]
+    return ModelPlan(
+        name=trained[0].model.path,
+        model_type=str(shapes.get("model_type", "")),
+        shape=shape,
+        alternatives=tuple(item for item in found if item is not None),
+    )
+
+
+def _alternative(
+    method: str, trained: list[TrialSettings], shapes: Mapping[str, Any], registry: Registry
+) -> Alternative | None:
+    """The first trial of the method, or one made of the first of all; None where its settings mean nothing there."""
+    own = next((trial for trial in trained if trial.method == method), None)
+    block = own.blocks.get(method, {}) if own else _borrowed(method, trained, registry)
+    settings = own or trained[0].model_copy(update={"method": method, "blocks": {**trained[0].blocks, method: block}})
+    try:
+        found = estimate(settings, rows=None, shapes=shapes, registry=registry)
+    except ValueError:
+        return None
+    shown = [form.format(_text(block[name])) for name, form in SHOWN.items() if block.get(name)]
+    shown = shown if "bits" in block else [dtype_of(settings), *shown]
+    assert settings.data is not None
+    return Alternative(
+        method,
+        tuple(shown),
+        found,
+        settings.data.max_length,
+        settings.resources.workers,
+        own is not None,
+    )
+
+
+def _borrowed(method: str, trained: list[TrialSettings], registry: Registry) -> dict[str, Any]:
+    """Settings of a method that the sweep does not use: what a method with the same fields says, else the defaults."""
+    config = registry.method(method).Config
+    for trial in trained:
+        said = trial.blocks.get(trial.method, {})
+        common = {name: value for name, value in said.items() if name in config.model_fields and name in BORROWED}
+        block = validate(config, common, method)[0] if common else None
+        if block is not None:
+            return block.model_dump(mode="json")
+    block = validate(config, {}, method)[0]
+    return block.model_dump(mode="json") if block is not None else {}
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
