@@ -19,13 +19,20 @@ class Watch(TrainerCallback):
         """The order of rows depends on the epoch; the Trainer does not tell a plain batch sampler."""
         self.loop.order.epoch = state.global_step // self.loop.steps_per_epoch
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The gradients of the whole step are there, clipped already."""
+        self.loop.stepping()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> Any:
         """One step's loss, learning rate and gradient norm."""
         if logs and "loss" in logs and "learning_rate" in logs:
             self.loop.stepped(state.global_step, logs)
-            step = state.global_step
-            if step % self.loop.steps_per_epoch == 0 or step == self.loop.total_steps:
-                self.loop.epoch_ended(step)
+            if self.loop.should_measure(state.global_step):
+                self.loop.measure(state.global_step)
+            if self.loop.stopped:
+                # Without a checkpoint of the last step a resumed trial would train on.
+                control.should_training_stop = control.should_save = True
+        return control
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The Trainer's own save strategies do not know `end`, nor fractions of an epoch."""

@@ -10,12 +10,16 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from trainables._settings import Job, Reporter, Settings
 from trainables.core.batches import batch_shape
+
+BEST = "best-"
+"""Name of the folder, before the step, that holds the export of the best measurement until the training ends."""
 
 
 def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -66,14 +70,43 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     trainable, total = parameter_counts(model)
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
+
+    def export(name: str) -> None:
+        """Write the weights as they are now. Every rank takes part: each holds a piece of a divided model."""
+        kind, trained = getattr(method, "EXPORT", "full"), loop.unwrapped()
+        weights = whole_weights(trained, kind, keep=reporter.rank == 0)
+        if reporter.rank == 0:
+            write_export(
+                job,
+                model=trained,
+                weights=weights,
+                tokenizer=tokenizer,
+                dtype=placement.dtype,
+                version=method.VERSION,
+                kind=kind,
+                quantization=quantization,
+                name=name,
+            )
+        trained.config.use_cache = False
+
+    def export_best(step: int) -> None:
+        export(f"{BEST}{step}")
+        if reporter.rank == 0:
+            # A training that is resumed may find the earlier one to be the best.
+            remove_best(job.folder, keep=(step, loop.best_when_saved))
+
+    loop.write_best = export_best
     loop.run(model)
 
     seconds = loop.points[-1]["seconds"] if loop.points else 0.0
     last_epoch = loop.points[-loop.steps_per_epoch :]
     targets = sum(point["targets"] for point in last_epoch)
     metrics = {"train/loss": sum(point["loss"] * point["targets"] for point in last_epoch) / max(targets, 1)}
+    exported = exported_step(loop)
     if loop.heldout:
-        metrics["train/heldout_loss"] = loop.heldout[-1]["loss"]
+        # Of the weights that are exported, since trials are ranked by it.
+        measured = next(entry for entry in reversed(loop.heldout) if entry["step"] <= exported["step"])
+        metrics |= {"train/heldout_loss": measured["loss"], **measured.get("metrics", {})}
     tokens = sum(point["tokens"] for point in loop.points)
     metrics["train/tokens_per_second"] = tokens / seconds if seconds else 0.0
     content = {
@@ -82,6 +115,9 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         "seed": job.seed,
         "steps": loop.points,
         "heldout": loop.heldout,
+        **({"gradients": loop.gradients} if job.train.log_gradients else {}),
+        "exported": exported,
+        "stopped_early": loop.verdict.reason if len(loop.points) < loop.total_steps else None,
         "metrics": metrics,
         "rows": prepared.rows,
         "tokens": tokens,
@@ -117,25 +153,45 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         "notes": [*placement.notes, *prepared.notes, *loop.notes],
         "versions": versions(),
     }
-    kind, model = getattr(method, "EXPORT", "full"), loop.unwrapped()
-    # Every rank takes part: each holds a piece of a divided model.
-    weights = whole_weights(model, kind, keep=reporter.rank == 0)
+    if exported["keep"] == "last":
+        export("export")
     if reporter.rank == 0:
-        write_export(
-            job,
-            model=model,
-            weights=weights,
-            tokenizer=tokenizer,
-            dtype=placement.dtype,
-            version=method.VERSION,
-            kind=kind,
-            quantization=quantization,
-        )
+        if exported["keep"] == "best":
+            take_best(job.folder, exported["step"])
+        remove_best(job.folder)
         content["scored"] = merge_as_asked(config, job.folder)
         write_json(job.folder / "train.json", content)
         shutil.rmtree(loop.scratch, ignore_errors=True)
     loop.barrier()
     return content
+
+
+def exported_step(loop: Any) -> dict[str, Any]:
+    """Whose weights are exported: {"step", "keep": last | best, "metric", "value"}."""
+    train, best = loop.job.train, loop.best
+    if train.keep == "best" and best is not None:
+        return {"step": best["step"], "keep": "best", "metric": train.best_metric, "value": loop.watched(best)}
+    return {"step": loop.points[-1]["step"] if loop.points else 0, "keep": "last", "metric": None, "value": None}
+
+
+def take_best(folder: Path, step: int) -> None:
+    """Make the weights of the best measurement the export. Raises ValueError where they are gone."""
+    found = folder / f"{BEST}{step}"
+    if not found.is_dir():
+        raise ValueError(
+            f"train.keep: the weights of the best measurement (step {step}) are gone from {folder}. "
+            "Was the folder changed, or is it not on storage that every worker sees?"
+        )
+    shutil.rmtree(folder / "export", ignore_errors=True)
+    found.rename(folder / "export")
+
+
+def remove_best(folder: Path, keep: Sequence[int | None] = ()) -> None:
+    """Remove the weights of measurements that were the best, but for those at some steps."""
+    kept = {f"{BEST}{step}" for step in keep}
+    for path in folder.glob(f"{BEST}*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def tokenizer_arguments(job: Job) -> dict[str, Any]:
@@ -163,15 +219,16 @@ def write_export(
     kind: str,
     quantization: dict[str, Any] | None,
     weights: dict[str, Any] | None = None,
+    name: str = "export",
 ) -> Path:
-    """Write `export/` whole: into a folder beside it, then renamed into place, so that half an export never exists.
+    """Write an export whole: into a folder beside it, then renamed into place, so that half an export never exists.
 
     `weights`: those of a model that is divided among workers, put together; None where the model has them.
     """
     from trainables._adapters import save
     from trainables._export import describe
 
-    target, fresh = job.folder / "export", job.folder / f".export-{os.getpid()}"
+    target, fresh = job.folder / name, job.folder / f".export-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     if kind == "adapter":

@@ -4,18 +4,21 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trainables._data import Prepared, collate
 from trainables._deepspeed import Shape
+from trainables._gradients import before_clipping, part_norms
 from trainables._model import Placement
+from trainables._order import Order, Rows
 from trainables._packing import PackedRows, check_borders, collate_packs
 from trainables._settings import Job, Reporter
 from trainables._sharding import clip_and_tell, facts, join_group, layout, own_part, precision_and_sharding
-from trainables.core.batches import epoch_order, rank_slices
+from trainables._watching import heldout_sums, load_functions
 from trainables.core.schedules import total_steps, warmup_steps
+from trainables.core.stopping import Verdict, judge
 
 OPTIMIZERS = {
     "adamw": "adamw_torch",
@@ -28,60 +31,8 @@ POINTS_FILE = "points.json"
 REPORT_SECONDS = 1.0
 
 
-class Order:
-    """Batch sampler of one rank: per epoch the micro batches of every step, filled up with None so that all ranks and
-    all steps have the same shape. Set `epoch` before iterating."""
-
-    def __init__(self, rows: int, seed: int, rank: int, world: int, global_batch: int, micro: int, accumulation: int):
-        self.rows, self.seed, self.rank, self.world = rows, seed, rank, world
-        self.global_batch, self.micro, self.accumulation = global_batch, micro, accumulation
-        self.epoch = 0
-        self.finished = False
-        """Whether nothing is left to train: then it gives no batch."""
-        self._drawn: tuple[int, list[int]] = (-1, [])
-
-    def rows_in_order(self, epoch: int) -> list[int]:
-        """All rows as this epoch visits them; the same on every rank."""
-        if self._drawn[0] != epoch:
-            self._drawn = (epoch, epoch_order(self.rows, self.seed, epoch))
-        return self._drawn[1]
-
-    def steps(self) -> int:
-        """Optimizer steps per epoch; the last one may have fewer rows."""
-        return math.ceil(self.rows / self.global_batch)
-
-    def step_rows(self, epoch: int, step: int) -> list[int]:
-        """The rows of one optimizer step over all ranks."""
-        start = step * self.global_batch
-        return self.rows_in_order(epoch)[start : start + self.global_batch]
-
-    def __len__(self) -> int:
-        return self.steps() * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int | None]]:
-        if self.finished:
-            return
-        order = self.rows_in_order(self.epoch)
-        for start in range(0, self.rows, self.global_batch):
-            step = order[start : start + self.global_batch]
-            yield from rank_slices(step, self.rank, self.world, self.micro, self.accumulation)
-
-
-class Rows:
-    """The training rows as the DataLoader wants them; None is a row in which no token counts."""
-
-    def __init__(self, rows: Any):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int | None) -> Any:
-        return None if index is None else self.rows[index]
-
-
 class Loop:
-    """Runs the Trainer and keeps what happened: `points` per step and `heldout` per epoch."""
+    """Runs the Trainer and keeps what happened: `points` per step, `heldout` per measurement."""
 
     def __init__(
         self,
@@ -118,6 +69,13 @@ class Loop:
         """A method's own groups of parameters for the optimizer, from the model as the Trainer has it."""
         self.points: list[dict[str, Any]] = []
         self.heldout: list[dict[str, Any]] = []
+        self.gradients: list[dict[str, Any]] = []
+        self.functions = load_functions(job.train.metrics)
+        self.write_best: Callable[[int], None] | None = None
+        """Writes the weights as they are now, those of the best measurement so far; every rank calls it."""
+        self.best_when_saved: int | None = None
+        """Step of the best measurement when the last checkpoint was written."""
+        self._norms: dict[str, float] = {}
         self.resumed_at = 0
         self._pending: list[dict[str, Any]] = []
         self._reported = 0.0
@@ -134,7 +92,7 @@ class Loop:
         trainer = self._trainer(model)
         self.trainer = trainer
         self._clock = time.perf_counter()
-        if resume is not None and self.resumed_at >= self.total_steps:
+        if resume is not None and (self.resumed_at >= self.total_steps or self.stopped):
             # The Trainer enters the epoch again and would do one step more, where the last step ends no epoch.
             self.order.finished = True
         trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
@@ -154,6 +112,8 @@ class Loop:
             )
             return None
         self.points, self.heldout = kept["steps"], kept["heldout"]
+        self.gradients = kept.get("gradients", [])
+        self.best_when_saved = self.best["step"] if self.best else None
         self.resumed_at = len(self.points)
         self._before_seconds = self.points[-1]["seconds"] if self.points else 0.0
         return resume
@@ -302,29 +262,92 @@ class Loop:
                 f"train.learning_rate: the loss became {point['loss']} at step {step} "
                 f"(learning rate {point['learning_rate']:.3g}). Use a smaller learning rate or a longer warmup."
             )
+        if self.job.train.log_gradients:
+            norms = before_clipping(self._norms, point["grad_norm"])
+            self.gradients.append({"step": step, "norms": norms})
         self.points.append(point)
         self._pending.append(point)
         self._send(None, force=False)
 
-    def epoch_ended(self, step: int) -> None:
-        """Measure the held-out loss: summed over all targets of all ranks, divided once."""
+    def stepping(self) -> None:
+        """Before the weights change: the gradients are those of the whole step."""
+        if self.job.train.log_gradients:
+            self._norms = part_norms(self.trainer.model)
+
+    def should_measure(self, step: int) -> bool:
+        """Whether the held-out rows are measured after this step; the last step always is."""
+        every = self.job.train.heldout_every
+        return step == self.total_steps or step % (self.steps_per_epoch if every == "epoch" else every) == 0
+
+    def measure(self, step: int) -> None:
+        """Measure the held-out loss: summed over all targets of all ranks, divided once; and the user's metrics."""
         if not len(self.prepared.heldout) or (self.heldout and self.heldout[-1]["step"] >= step):
             return
         began = time.perf_counter()
-        total, count = self._heldout_sums()
-        self.heldout.append(
-            {"step": step, "epoch": step / self.steps_per_epoch, "loss": total / max(count, 1), "targets": int(count)}
-        )
-        self._pending.append({"step": step, "heldout_loss": self.heldout[-1]["loss"]})
+        with self.trainer.compute_loss_context_manager():
+            total, count, own = heldout_sums(
+                self.trainer.model_wrapped,
+                self.prepared.heldout,
+                self.functions,
+                rank=self.reporter.rank,
+                world=self.reporter.world_size,
+                micro_batch=self.micro_batch,
+                pad_id=self.tokenizer.pad_token_id,
+                device=self.placement.device,
+            )
+        entry = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "loss": total / max(count, 1),
+            "targets": int(count),
+            **({"metrics": own} if self.functions else {}),
+        }
+        self.heldout.append(entry)
+        self._pending.append({"step": step, "heldout_loss": entry["loss"], **own})
+        if self.job.train.keep == "best" and self.best is entry and self.write_best is not None:
+            self.write_best(step)
         # Time spent measuring is not training time.
         self._clock += time.perf_counter() - began
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the measurements so far come to. They are the same on every rank, so the ranks stop together."""
+        train = self.job.train
+        return judge(
+            [self.watched(entry) for entry in self.heldout],
+            direction=train.best_direction,
+            patience=train.early_stopping_patience,
+            threshold=train.early_stopping_threshold,
+        )
+
+    def watched(self, entry: dict[str, Any]) -> float:
+        """The value of `train.best_metric` in one measurement. Raises ValueError where no function gives it."""
+        name = self.job.train.best_metric
+        if name == "train/heldout_loss":
+            return float(entry["loss"])
+        if name not in entry["metrics"]:
+            given = ", ".join(entry["metrics"]) or "nothing"
+            raise ValueError(f"train.best_metric: no function of train.metrics gives {name!r}. They give {given}.")
+        return float(entry["metrics"][name])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the training ends before its last step."""
+        return self.verdict.stop
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best measurement so far."""
+        place = self.verdict.best
+        return None if place is None else self.heldout[place]
 
     def saved(self, step: int) -> None:
         """Hand a checkpoint of the Trainer over, each rank what it wrote, and drop the local copy."""
         folder = self.scratch / f"checkpoint-{step}"
         if self.reporter.rank == 0:
-            kept = {"steps": self.points, "heldout": self.heldout, "layout": self.layout}
+            kept = {"steps": self.points, "heldout": self.heldout, "layout": self.layout, "gradients": self.gradients}
             (folder / POINTS_FILE).write_text(json.dumps(kept), encoding="utf-8")
+        self.best_when_saved = self.best["step"] if self.best else None
         self.barrier()
         part = own_part(folder, self.reporter.rank)
         self._send(part if part.is_dir() else None, force=True)
@@ -360,32 +383,6 @@ class Loop:
         flag = torch.tensor([int(due)], device=self.placement.device)
         torch.distributed.broadcast(flag, src=0)
         return bool(flag.item())
-
-    def _heldout_sums(self) -> tuple[float, float]:
-        import torch
-
-        from trainables.core.loss import nll_sum
-
-        rank, world, pad = self.reporter.rank, self.reporter.world_size, self.tokenizer.pad_token_id
-        rows = self.prepared.heldout
-        mine = sorted(range(rank, len(rows), world), key=lambda index: int(rows.lengths[index]))
-        # Sharded models run collectives in every forward pass: each rank makes the same number of them.
-        passes = math.ceil(math.ceil(len(rows) / world) / self.micro_batch)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.placement.device)
-        model = self.trainer.model_wrapped
-        model.eval()
-        with torch.no_grad(), self.trainer.compute_loss_context_manager():
-            for index in range(passes):
-                chosen = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-                batch = collate([rows[row] for row in chosen] or [None], pad)
-                batch = {key: value.to(self.placement.device) for key, value in batch.items()}
-                labels = batch.pop("labels")
-                total, count = nll_sum(model(**batch).logits, labels)
-                sums += torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=sums.device)])
-        model.train()
-        if world > 1:
-            torch.distributed.all_reduce(sums)
-        return float(sums[0]), float(sums[1])
 
 
 def _text(layout: dict[str, Any]) -> str:

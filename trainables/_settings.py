@@ -130,6 +130,25 @@ class TrainSettings(Settings):
     """Micro batches per optimizer step; follows from the others when empty."""
     gradient_checkpointing: bool = Field(False, json_schema_extra=EXECUTION)
     """Recompute activations in the backward pass: less memory, more time."""
+    heldout_every: Annotated[int, Field(ge=1)] | Literal["epoch"] = "epoch"
+    """Steps between measurements of the held-out rows, or `epoch`; the last step is always measured."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many measurements in a row in which `best_metric` was not better; never when empty."""
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """How much better a measurement must be to count."""
+    best_metric: str = Field("train/heldout_loss", pattern=r"^train/\S+$")
+    """What early stopping and `keep: best` go by: train/heldout_loss, or train/NAME of one of `metrics`."""
+    best_direction: Literal["min", "max"] = "min"
+    """Which way `best_metric` is better."""
+    keep: Literal["last", "best"] = "last"
+    """Export the weights of the last step, or those of the best measurement."""
+    metrics: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")], ...] = ()
+    """Functions `module:function` of (loss, logits, labels) -> {name: number}, called on the held-out rows; see
+    trainables/_watching.py. Each number is logged as train/NAME."""
+    log_gradients: bool = Field(False, json_schema_extra=EXECUTION)
+    """Keep the norm of every part's gradient at every step, before clipping."""
+    save_total_limit: int = Field(1, ge=1, json_schema_extra=EXECUTION)
+    """Checkpoints kept, the newest ones."""
     save_every: Annotated[int, Field(ge=1)] | Literal["epoch", "end"] = Field("epoch", json_schema_extra=EXECUTION)
     """Steps between checkpoints to resume from, or `epoch`, or `end`."""
 
