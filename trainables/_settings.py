@@ -4,6 +4,7 @@ Every field is `result` (it changes what comes out, so it is part of the trial i
 (it changes only how the work is done). The string under a field is its help text and its line in the JSON schema.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,13 +137,13 @@ class TrainSettings(Settings):
     """Stop after so many measurements in a row in which `best_metric` was not better; never when empty."""
     early_stopping_threshold: float = Field(0.0, ge=0)
     """How much better a measurement must be to count."""
-    best_metric: str = Field("train/heldout_loss", pattern=r"^train/\S+$")
+    best_metric: str = "train/heldout_loss"
     """What early stopping and `keep: best` go by: train/heldout_loss, or train/NAME of one of `metrics`."""
     best_direction: Literal["min", "max"] = "min"
     """Which way `best_metric` is better."""
     keep: Literal["last", "best"] = "last"
     """Export the weights of the last step, or those of the best measurement."""
-    metrics: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")], ...] = ()
+    metrics: tuple[str, ...] = ()
     """Functions `module:function` of (loss, logits, labels) -> {name: number}, called on the held-out rows; see
     trainables/_watching.py. Each number is logged as train/NAME."""
     log_gradients: bool = Field(False, json_schema_extra=EXECUTION)
@@ -151,6 +152,20 @@ class TrainSettings(Settings):
     """Checkpoints kept, the newest ones."""
     save_every: Annotated[int, Field(ge=1)] | Literal["epoch", "end"] = Field("epoch", json_schema_extra=EXECUTION)
     """Steps between checkpoints to resume from, or `epoch`, or `end`."""
+
+    @field_validator("best_metric")
+    @classmethod
+    def _is_of_training(cls, name: str) -> str:
+        if not re.fullmatch(r"train/\S+", name):
+            raise ValueError("must be train/heldout_loss, or train/NAME of a function of train.metrics")
+        return name
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_functions(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*", spec) for spec in specs):
+            raise ValueError('must name functions as module:function, such as "my_metrics:accuracy"')
+        return specs
 
 
 @dataclass(frozen=True)

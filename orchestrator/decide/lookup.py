@@ -19,7 +19,7 @@ HELDOUT = "heldout"
 Found = TypeVar("Found")
 
 
-NAMED = re.compile(r"((?:model|data|adapter|evals)(?:\.\w+)*): ")
+NAMED = re.compile(r"((?:model|data|adapter|evals|train)(?:\.\w+)*): ")
 """How a message begins that names its own key."""
 
 
@@ -53,6 +53,9 @@ class Catalogue(Protocol):
 
     def json_schema(self, name: str, key: str) -> Known:
         """A file with a JSON schema, or a built-in one."""
+
+    def function(self, spec: str, key: str, /) -> None:
+        """A function of the user's own, `module:function`."""
 
     def shapes(self, settings: ModelSettings, /) -> Mapping[str, Any] | None:
         """Sizes of the model, `parameters` among them."""
@@ -104,6 +107,11 @@ class Lookup:
         if data is not None and settings.method != NO_METHOD:
             known |= self.known("data.path", lambda: self.contents.data(data))
         return known
+
+    def check_functions(self, trials: list[TrialSettings]) -> None:
+        """Whether the modules of train.metrics are there."""
+        for spec in dict.fromkeys(spec for trial in trials for spec in trial.train.metrics):
+            self.ask("train.metrics", partial(self.contents.function, spec, "train.metrics"))
 
     def estimate_of(self, settings: TrialSettings) -> Estimate:
         """What one trial takes, as far as that can be known here."""

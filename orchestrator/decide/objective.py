@@ -16,12 +16,13 @@ def metrics_of(evals: Mapping[str, Any], registry: Registry) -> dict[str, Litera
 
 
 def objective_of(
-    written: Any, asked: Any, evals: Mapping[str, Any], registry: Registry
+    written: Any, asked: Any, evals: Mapping[str, Any], registry: Registry, has_functions: bool = False
 ) -> tuple[Objective | None, list[Mistake]]:
     """The objective of a file, or None with what is wrong with it.
 
-    `asked`: the file's `evals` as written; `evals`: those of them that are valid. Without an objective the first metric
-    of the first eval is taken, and the held-out loss where there is no eval.
+    `asked`: the file's `evals` as written; `evals`: those of them that are valid; `has_functions`: whether the file has
+    functions of its own in train.metrics, whose metrics no one knows before they are called. Without an objective the
+    first metric of the first eval is taken, and the held-out loss where there is no eval.
     """
     yielded = metrics_of(evals, registry)
     known: dict[str, Literal["max", "min"]] = {**yielded, **TRAIN_METRICS}
@@ -40,6 +41,13 @@ def objective_of(
     mistakes = [_with_default(item, known) for item in mistakes]
     if isinstance(named, str) and named not in known:
         family = named.partition("/")[0]
+        if family == "train" and has_functions:
+            if "direction" not in given:
+                rule = f"is missing: {named} comes from train.metrics, and only you know which way it is better"
+                mistakes.append(
+                    Mistake("objective.direction", None, rule, "Write `direction: max` or `direction: min`.")
+                )
+            return (None if mistakes else found), mistakes
         if isinstance(asked, Mapping) and family in asked and family not in evals and family in registry.evals:
             return None, mistakes  # what is wrong with the eval is told at the eval
         fix = _way_out(named, known, registry)
@@ -50,6 +58,8 @@ def objective_of(
 def _way_out(metric: str, known: Mapping[str, Any], registry: Registry) -> str:
     if nearest(metric, known):
         return did_you_mean(metric, known)
+    if metric.startswith("train/"):
+        return f"Name the function that gives {metric.partition('/')[2]} in train.metrics."
     for name in registry.evals:
         try:
             module = registry.eval(name)

@@ -101,6 +101,7 @@ def make_plan(
     own = [plan(trial) for trial in expansion.trials]
     _once_each(own, expansion.trials, mistakes)
     mistakes += _unranked(sweep.objective, [trial.settings for trial in own])
+    look.check_functions([trial.settings for trial in own])
     look.check_evals(sweep.evals, [trial.settings for trial in own])
     bases, base_of = _bases(own, sweep, registry, plan)
     base_ids = {base.id for base in bases}
@@ -171,11 +172,14 @@ def _once_each(own: list[PlannedTrial], resolved: tuple[Resolved, ...], mistakes
 def _unranked(objective: Objective, trials: list[TrialSettings]) -> list[Mistake]:
     """What is wrong where trials are ranked by a metric of training that they do not have."""
     metric, trained = objective.metric, [settings for settings in trials if settings.method != NO_METHOD]
-    if metric not in TRAIN_METRICS or not trials:
+    if not metric.startswith("train/") or not trials:
         return []
     if not trained:
         fix = "Name an eval, such as `evals: {ifeval: {}}`, and rank by what it yields."
         return [Mistake("objective.metric", metric, "nothing is trained, so no trial has it", fix)]
+    if metric not in TRAIN_METRICS and not all(settings.train.metrics for settings in trained):
+        fix = f"Name the function that gives {metric.partition('/')[2]} in train.metrics of every trial."
+        return [Mistake("objective.metric", metric, "a trial without train.metrics does not have it", fix)]
     if metric == "train/heldout_loss" and any(settings.data and settings.data.heldout == 0 for settings in trained):
         fix = "Set data.heldout above 0, or write `objective: {metric: train/loss}` or the metric of an eval."
         return [Mistake("data.heldout", 0, f"must be above 0, as trials are ranked by {metric}", fix)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.decide.document import parse, scalar
 from orchestrator.decide.fields import Blocks, dotted_keys, unknown_fix, validate
-from orchestrator.decide.layers import expand_shorthand, get, merge, nested
+from orchestrator.decide.layers import ABSENT, expand_shorthand, get, merge, nested
 from orchestrator.decide.lookup import HELDOUT, Catalogue, Lookup
 from orchestrator.decide.objective import objective_of
 from orchestrator.decide.settings import Head, Objective, Resources, Search, Sweep, Tracking, TrialSettings
@@ -165,7 +165,9 @@ def _checked(
             mistakes += [item for item in wrong if not (item.rule == "is missing" and item.key.endswith(".path"))]
     evals, wrong = _evals(merged.get("evals"), registry, raw)
     mistakes += wrong
-    objective, wrong = objective_of(merged.get("objective"), merged.get("evals"), evals, registry)
+    # Whether a trial has functions of its own is looked at again when the trials are known.
+    functions = get(merged, "train.metrics") not in (ABSENT, None, []) or "metrics" in str(merged.get("search"))
+    objective, wrong = objective_of(merged.get("objective"), merged.get("evals"), evals, registry, functions)
     mistakes += wrong
     named = {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", PurePath(source).stem).strip("-._") or "sweep"}
     given = {key: merged[key] for key in Head.model_fields if key in merged}

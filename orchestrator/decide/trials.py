@@ -9,6 +9,7 @@ from orchestrator.decide.layers import ABSENT, expand_shorthand, get, lay
 from orchestrator.decide.search import Keys, points
 from orchestrator.decide.settings import Resources, Search, TrialSettings
 from orchestrator.decide.space import Axis, Overrides, Point, canonical
+from orchestrator.decide.watching import watching_mistakes
 from orchestrator.errors import Mistake
 from orchestrator.registry import NO_METHOD, Registry
 from trainables._settings import DataSettings, ModelSettings, Settings, TrainSettings
@@ -110,6 +111,7 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
         mistakes += format_mistakes(parts["model"], parts["data"])
     if not mistakes and method != NO_METHOD:
         mistakes += batch_mistakes(parts["train"], parts["resources"].workers)
+        mistakes += watching_mistakes(parts["train"], parts.get("data"), blocks)
     if mistakes:
         return None, mistakes
     return TrialSettings(method=method, adapter=adapter, blocks=blocks, seed=seed, **parts), []

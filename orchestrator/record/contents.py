@@ -17,6 +17,7 @@ from typing import Any, Literal
 from orchestrator.decide.suggest import nearest, nearest_file
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.record import hub
+from orchestrator.record.functions import check_function
 from orchestrator.record.hashes import FileHashes
 from orchestrator.record.layouts import check_template, check_text, look_at_files
 from orchestrator.record.ledger import read_json, write_text
@@ -155,6 +156,10 @@ class Contents:
         except SchemaError as error:
             raise MissingDataError(f"{key}: {error}") from error
         return Content(self._hashes.of(path), path)
+
+    def function(self, spec: str, key: str) -> None:
+        """Whether the module of a user's own function is there; it is not imported."""
+        check_function(spec, key)
 
     def shapes(self, settings: ModelSettings) -> dict[str, Any] | None:
         """Sizes of a model whose config.json is on this machine (see `record.shapes.shapes`), else None."""

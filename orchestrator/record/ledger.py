@@ -193,7 +193,7 @@ def journal(root: Path, **entry: Any) -> None:
 
 def without_points(train: dict[str, Any]) -> dict[str, Any]:
     """train.json without its per-step lists, as a record keeps it."""
-    return {key: value for key, value in train.items() if key not in ("steps", "preview")}
+    return {key: value for key, value in train.items() if key not in ("steps", "gradients", "preview")}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -5,11 +5,12 @@ writes: SQLite then has one writer, and a fresh database one maker.
 """
 
 import logging
+import math
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from orchestrator.record.records import EvalRecord, Results, Row
 
 SWEEP, TRIAL, EVAL, LOGGED = "finesweep.sweep", "finesweep.trial", "finesweep.eval", "finesweep.logged"
 PARENT = "mlflow.parentRunId"
+SPEED = "train/tokens_per_second"
+MOST_GRADIENTS = 200
+"""Steps whose gradients' norms go to MLflow; train.json has all of them."""
 BATCH = 900
 """MLflow takes at most 1000 metrics a batch."""
 
@@ -105,9 +109,12 @@ class Tracker:
         if row.train:
             self.points(row, row.train.get("steps", []))
             if self._tag(run_id, "finesweep.heldout") != "yes":
+                measured = row.train.get("heldout", [])
                 self._log_points(
-                    run_id, [{"step": p["step"], "heldout_loss": p["loss"]} for p in row.train.get("heldout", [])]
+                    run_id,
+                    [{"step": p["step"], "heldout_loss": p["loss"], **p.get("metrics", {})} for p in measured],
                 )
+                self._log_points(run_id, gradient_points(row.train.get("gradients", [])))
                 self._set_tag(run_id, "finesweep.heldout", "yes")
             self._log_metrics(run_id, row.train.get("metrics", {}))
             self.client.log_artifact(run_id, str(folder / "train.json"))
@@ -194,10 +201,12 @@ class Tracker:
 
         now, batch = int(time.time() * 1000), []
         for point in points:
-            for key in ("loss", "learning_rate", "grad_norm", "heldout_loss"):
+            names = {key: f"train/{key}" for key in ("loss", "learning_rate", "grad_norm", "heldout_loss")}
+            names |= {key: key for key in point if "/" in key}
+            for key, name in names.items():
                 value = point.get(key)
                 if value is not None:
-                    batch.append(Metric(f"train/{key}", float(value), now, int(point["step"])))
+                    batch.append(Metric(name, float(value), now, int(point["step"])))
         for start in range(0, len(batch), BATCH):
             self.client.log_batch(run_id, metrics=batch[start : start + BATCH])
 
@@ -205,12 +214,20 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        # `train/loss` and `train/heldout_loss` are curves of their own: their summary must not add a point to them.
-        names = {"train/loss": "train/final_loss", "train/heldout_loss": "train/final_heldout_loss"}
+        # The losses and a user's own metrics are curves of their own: their summary must not add a point to them.
         batch = [
-            Metric(names.get(name, name), float(value), now, 0) for name, value in values.items() if value is not None
+            Metric(name if name == SPEED else name.replace("train/", "train/final_"), float(value), now, 0)
+            for name, value in values.items()
+            if value is not None
         ]
         self.client.log_batch(run_id, metrics=batch)
+
+
+def gradient_points(gradients: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Norms of gradients by part as points, at most `MOST_GRADIENTS` steps of them, the last one among these."""
+    every = max(1, math.ceil(len(gradients) / MOST_GRADIENTS))
+    kept = [entry for place, entry in enumerate(reversed(gradients)) if place % every == 0][::-1]
+    return [{"step": entry["step"], **{f"gradients/{k}": v for k, v in entry["norms"].items()}} for entry in kept]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

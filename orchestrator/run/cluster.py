@@ -29,6 +29,8 @@ SETTINGS = {
     # A job that was submitted with environment variables of its own may name the same ones: ours were taken from it.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
+FOLDER = "FINESWEEP_FOLDER"
+"""Variable with the folder of the command, where a user's own functions lie."""
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "NLTK_DATA", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
@@ -45,6 +47,7 @@ def worker_environment(threads: int, has_gpu: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning",
         "PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        FOLDER: str(Path.cwd()),
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
     if not has_gpu:

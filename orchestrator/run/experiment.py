@@ -101,6 +101,7 @@ class Experiment:
             workers=resources.workers,
             cpus_per_worker=resources.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,
+            keep_checkpoints=trial.settings.train.save_total_limit,
         )
 
     def check_rows(self, work: Work) -> list[str]:

@@ -1,9 +1,12 @@
 """Ray Train: the workers that train one trial. Adapts `ray.train` to the `Reporter` that the fit wants."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run.cluster import FOLDER
 from trainables._settings import Job
 
 
@@ -21,6 +24,10 @@ def train_worker(config: dict[str, Any]) -> None:
     from orchestrator.record.ledger import journal
     from trainables._fit import fit
 
+    folder = os.environ.get(FOLDER)
+    if folder and folder not in sys.path:
+        # Last, so that nothing that lies there hides a library.
+        sys.path.append(folder)
     job: Job = config["job"]
     reporter = RayReporter()
     if reporter.rank == 0:

@@ -1,0 +1,44 @@
+"""What a file asks to be watched while a trial trains, and whether the trial has what that takes."""
+
+from collections.abc import Iterable
+
+from orchestrator.decide.settings import TRAIN_METRICS
+from orchestrator.errors import Mistake
+from trainables._settings import DataSettings, TrainSettings
+
+HELDOUT_LOSS = "train/heldout_loss"
+
+
+def watching_mistakes(train: TrainSettings, data: DataSettings | None, blocks: Iterable[str]) -> list[Mistake]:
+    """Settings of one trial that ask for a measurement which it does not make. `blocks`: the blocks that it has."""
+    found: list[Mistake] = []
+    needs = {
+        "train.early_stopping_patience": train.early_stopping_patience,
+        "train.keep": train.keep if train.keep == "best" else None,
+        "train.metrics": list(train.metrics) or None,
+    }
+    for key, value in needs.items():
+        if value is not None and data is not None and data.heldout == 0:
+            rule = "is measured on held-out rows, and data.heldout is 0"
+            found.append(Mistake(key, value, rule, "Set data.heldout above 0."))
+    if train.best_metric != HELDOUT_LOSS:
+        if train.best_metric in TRAIN_METRICS:
+            rule = f"must be {HELDOUT_LOSS}, or train/NAME of a function of train.metrics"
+            found.append(Mistake("train.best_metric", train.best_metric, rule))
+        elif not train.metrics:
+            fix = 'Write `train: {metrics: ["my_module:my_function"]}`.'
+            found.append(Mistake("train.best_metric", train.best_metric, "train.metrics names no function", fix))
+    elif train.best_direction == "max":
+        fix = "Leave train.best_direction out."
+        found.append(Mistake("train.best_direction", "max", f"a smaller {HELDOUT_LOSS} is better", fix))
+    if train.early_stopping_threshold and train.early_stopping_patience is None:
+        fix = "Set train.early_stopping_patience, or leave it out."
+        rule = "has no effect without train.early_stopping_patience"
+        found.append(Mistake("train.early_stopping_threshold", train.early_stopping_threshold, rule, fix))
+    if len(set(train.metrics)) < len(train.metrics):
+        found.append(Mistake("train.metrics", list(train.metrics), "must name each function once"))
+    if train.log_gradients and "deepspeed" in blocks:
+        rule = "DeepSpeed keeps no gradient of a part that could be read before a step"
+        fix = "Leave one of the two out; grad_norm of the whole model is logged anyway."
+        found.append(Mistake("train.log_gradients", True, rule, fix))
+    return found
