@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals._types import DataError, Unavailable
+from evals._types import DataError
 
 LEVELS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 """lm-eval's names of its four numbers."""
@@ -29,20 +29,6 @@ class Verdict:
     loose: list[bool]
     is_random: bool
     """The checker of one of its instructions draws what it asks for at random, so the verdict says nothing."""
-
-
-def hub_rows(path: str) -> list[dict[str, Any]]:
-    """The rows of a hub data set in IFEval's layout. Raises Unavailable where it cannot be reached."""
-    import datasets
-
-    try:
-        return [dict(row) for row in datasets.load_dataset(path, split="train")]
-    except Exception as error:  # the hub client raises many unrelated types
-        said = (str(error).splitlines() or [""])[0]
-        raise Unavailable(
-            f"{path}: cannot be loaded from the hub ({type(error).__name__}: {said}). "
-            "Give a file in IFEval's layout, or builtin:ifeval, which needs no network."
-        ) from error
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], place: str) -> list[dict[str, Any]]:

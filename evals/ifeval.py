@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from evals._types import EXECUTION, Direction, Metric, Result, Settings, Subject
+from evals._types import EXECUTION, DataError, Direction, Metric, Result, Settings, Subject
 
 if TYPE_CHECKING:
     from evals._ifeval_task import Verdict
@@ -47,7 +47,7 @@ def harness() -> str:
 
 
 def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
-    """Answer every prompt greedily under the subject's template, and score. `data` is None for a hub data set.
+    """Answer every prompt greedily under the subject's template, and score.
 
     Raises DataError for rows that are not in IFEval's layout, Unavailable where NLTK's punkt_tab is needed and absent.
     """
@@ -62,8 +62,10 @@ def measure(lm: Any, config: Config, data: Path | None, details: Callable[[], Se
     from evals import _ifeval_task, _punkt
     from evals._rows import read_rows
 
-    place = config.data if data is None else str(data)
-    rows: list[dict[str, Any]] = _ifeval_task.hub_rows(config.data) if data is None else read_rows(data)
+    if data is None:
+        raise DataError(f"ifeval.data: must be built-in, a file or a hub data set that is here (got {config.data!r}).")
+    place = str(data)
+    rows: list[dict[str, Any]] = read_rows(data)
     _punkt.import_checkers()
     rows = _ifeval_task.check_rows(rows[: config.limit], place)
     _punkt.require(rows, place)

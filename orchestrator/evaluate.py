@@ -22,7 +22,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="builtin:mini, a folder, a hub id, or the export/ folder of a trial")
     command.add_argument("--adapter", help="folder of a PEFT adapter to put on the model")
     command.add_argument("--evals", default="ifeval", help="names with commas between them: ifeval,perplexity")
-    command.add_argument("--data", help="conversations for evals that read rows, such as perplexity")
+    command.add_argument(
+        "--data", action="append", default=[], metavar="[EVAL=]FILE",
+        help="rows for evals that read held-out rows, such as perplexity; with a name in front, for that eval alone",
+    )  # fmt: skip
     command.add_argument(
         "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE",
         help="change one value: evals.ifeval.limit=50, model.dtype=bfloat16",
@@ -54,20 +57,12 @@ def document(arguments: argparse.Namespace) -> dict[str, Any]:
     names = [name.strip() for name in arguments.evals.split(",") if name.strip()]
     if not names:
         raise UserError(f"--evals: name at least one of {', '.join(registry.evals)}")
-    # With data named, all of its rows are scored; without, the rows that training on the built-in chat holds out.
-    blocks: dict[str, dict[str, Any]] = {}
-    for name in names:
-        takes_rows = name in registry.evals and _default_data(registry.eval(name).Config) == "heldout"
-        blocks[name] = {"data": arguments.data} if takes_rows and arguments.data else {}
-        known = arguments.model.startswith("builtin:") or (Path(arguments.model) / "export.json").is_file()
-        if takes_rows and not arguments.data and not known:
-            raise UserError(f"--data: {name} needs rows to score. Name a file of conversations with --data.")
     content: dict[str, Any] = {
         "name": "evaluate",
         "question": f"How does {arguments.model} score?",
         "method": "none",
         "model": arguments.model,
-        "evals": blocks,
+        "evals": {name: {"data": path} if path else {} for name, path in data_of(arguments, names, registry).items()},
         "tracking": {"enabled": False},
     }
     if arguments.adapter:
@@ -82,6 +77,41 @@ def document(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     content["objective"] = {"metric": metric}
     return content
+
+
+def data_of(arguments: argparse.Namespace, names: Sequence[str], registry: Any) -> dict[str, str | None]:
+    """The rows that --data gives each eval: all of them are scored. None is the eval's own default: for one that reads
+    held-out rows, those that a trial held out, or that training on the built-in chat holds out.
+
+    Raises UserError where an eval needs rows and none are known, and for a --data that no eval reads.
+    """
+    named, everyone = {}, []
+    for text in arguments.data:
+        name, equals, path = text.partition("=")
+        if equals and name in registry.evals:
+            if name not in names or _default_data(registry.eval(name).Config) is None:
+                why = "is not among --evals" if name not in names else "reads no data"
+                raise UserError(f"--data: {text!r} names {name}, which {why}.")
+            named[name] = path
+        else:
+            everyone.append(text)
+    if len(everyone) > 1:
+        raise UserError(f"--data: say which eval reads which file, as in perplexity=FILE (got {', '.join(everyone)}).")
+    trained = (Path(arguments.model) / "export.json").is_file()
+    found: dict[str, str | None] = {}
+    for name in names:
+        found[name] = named.get(name)
+        if found[name] or name not in registry.evals or _default_data(registry.eval(name).Config) != "heldout":
+            continue
+        found[name] = everyone[0] if everyone else None
+        if not everyone and not trained and not arguments.model.startswith("builtin:"):
+            raise UserError(
+                f"--data: {name} needs rows to score, and {arguments.model!r} is no trial's export, whose held-out "
+                f"rows would be known. Name a file of conversations: --data FILE, or --data {name}=FILE."
+            )
+    if everyone and everyone[0] not in found.values():
+        raise UserError(f"--data: none of {', '.join(names)} reads held-out rows; say which: --data {names[0]}=FILE.")
+    return found
 
 
 def as_exported(folder: Path, exported: dict[str, Any]) -> dict[str, Any]:
@@ -119,10 +149,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from orchestrator.record.contents import Contents
     from orchestrator.record.ledger import Ledger
     from orchestrator.record.machine import this_machine
+    from orchestrator.record.place import output_folder
     from orchestrator.record.sources import Sources
     from orchestrator.run.scoring import failed, score
 
-    ledger = Ledger(arguments.output)
+    ledger = Ledger(output_folder(arguments.output))
     ledger.check_writable()
     text = json.dumps(document(arguments))
     contents = Contents(ledger.cache)

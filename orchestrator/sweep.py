@@ -70,8 +70,9 @@ def _run(arguments: argparse.Namespace, command: argparse.ArgumentParser) -> int
     from orchestrator.record.contents import Contents
     from orchestrator.record.ledger import Ledger
     from orchestrator.record.machine import this_machine
+    from orchestrator.record.place import output_folder
 
-    ledger = Ledger(arguments.output)
+    ledger = Ledger(output_folder(arguments.output))
     ledger.check_writable()
     contents = Contents(ledger.cache)
     source = str(arguments.file)
@@ -142,7 +143,7 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     work = experiment.work(arguments.retry_failed)
     for note in (*plan.warnings, *experiment.check_rows(work)):
         print(f"note: {note}")
-    uri = tracking.uri or default_uri()
+    uri = tracking.uri or default_uri(ledger.root)
     if tracking.enabled:
         name = plan.sweep.name
         experiment.connect(lambda: Tracker(uri, ledger.root / "mlruns", name, tracking.experiment or name))

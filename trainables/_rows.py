@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ from trainables._settings import DataSettings
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 BLOCK_BYTES = 1 << 22
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 class DataError(ValueError):
@@ -143,7 +145,7 @@ def _hub_rows(data: DataSettings) -> Iterator[Any]:
     from datasets import load_dataset
 
     try:
-        table = load_dataset(data.path, data.name, split=data.split, revision=data.revision)
+        table = _at_revision(load_dataset(data.path, data.name, split=data.split, revision=data.revision), data)
     except Exception as error:  # datasets raises a dozen kinds for one fact: it cannot be had
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = "".join(
@@ -154,3 +156,18 @@ def _hub_rows(data: DataSettings) -> Iterator[Any]:
             "Name a file or folder on disk, or check the network, HF_HUB_OFFLINE and, for a gated one, HF_TOKEN."
         ) from error
     yield from table
+
+
+def _at_revision(table: Any, data: DataSettings) -> Any:
+    """The table, or the one of the commit that was asked for: without a network, `datasets` gives the set that it read
+    last, whatever its commit. Raises ValueError where the cache does not hold that commit."""
+    commit, files = data.revision or "", [Path(file["filename"]) for file in getattr(table, "cache_files", ())]
+    if not COMMIT.match(commit) or not files or all(commit in file.parts for file in files):
+        return table
+    from datasets import Dataset, concatenate_datasets
+
+    folder = files[0].parent.parent / commit
+    kept = sorted(folder.glob(f"*-{data.split}.arrow")) or sorted(folder.glob(f"*-{data.split}-*-of-*.arrow"))
+    if not kept:
+        raise ValueError("the cache holds another commit than the one asked for, and the hub cannot be asked.")
+    return concatenate_datasets([Dataset.from_file(str(file)) for file in kept])

@@ -66,6 +66,8 @@ class Content:
     """What this machine lacks and the way out, one line; a plan shows it, a run refuses it."""
     rows: int | None = None
     """Rows of data, at most `max_rows`; None where counting them would take long."""
+    commit: str | None = None
+    """Of what the hub has: the commit that was hashed, and that must be the one that is read."""
 
 
 class Contents:
@@ -281,7 +283,8 @@ def _from_hub(
         near = _nearby(name, wanted)
         hint = f"; there is a folder or file {near!r}" if near else ""
         return Content(None, None, f"{resolved.unresolved}{hint}")
-    return Content(f"hub:{name}@{resolved.commit}{part}", resolved.folder if kind == "model" else None)
+    folder = resolved.folder if kind == "model" else None
+    return Content(f"hub:{name}@{resolved.commit}{part}", folder, commit=resolved.commit)
 
 
 def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -44,6 +44,16 @@ def resolve(repo: str, revision: str | None, kind: Kind) -> Resolved:
     return _ask(repo, revision, kind)
 
 
+def fetch(repo: str, commit: str) -> Path:
+    """The folder of a model repository at a commit, downloaded into the hub cache where it is not there.
+
+    Raises what the hub client raises.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=commit, token=os.environ.get("HF_TOKEN") or False))
+
+
 def _named(repo: str, revision: str | None) -> str:
     return f"{repo}@{revision}" if revision else repo
 
@@ -94,12 +104,20 @@ def _prepared(repo: str, commit: str | None, *, any_commit: bool) -> Path | None
     from huggingface_hub import constants
 
     home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
-    folders = Path(home).expanduser().glob(f"{repo.replace('/', '___').lower()}/*/*/*")
+    sets = [folder for folder in Path(home).expanduser().glob("*") if _same_set(folder.name, repo)]
+    folders = [folder for one in sets for folder in one.glob("*/*/*")]
     found = [folder for folder in folders if COMMIT.match(folder.name) and folder.is_dir()]
     exact = [folder for folder in found if folder.name == commit]
     if exact or (commit is not None or not any_commit):
         return exact[0] if exact else None
     return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _same_set(folder: str, repo: str) -> bool:
+    """`datasets` keeps the owner as written and puts the name into snake case: google/IFEval in google___if_eval."""
+    owner, _, name = repo.rpartition("/")
+    kept_owner, _, kept_name = folder.rpartition("___")
+    return owner == kept_owner and name.replace("_", "").lower() == kept_name.replace("_", "").lower()
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------

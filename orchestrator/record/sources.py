@@ -9,7 +9,8 @@ from orchestrator.decide.bases import QUANTIZATION
 from orchestrator.decide.identity import eval_id, json_schemas
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
 from orchestrator.errors import MissingDataError
-from orchestrator.record.contents import Contents
+from orchestrator.record import hub
+from orchestrator.record.contents import Content, Contents
 from orchestrator.record.ledger import Ledger, write_text
 from orchestrator.record.records import TrialRecord
 from orchestrator.record.tasks import EvalTask
@@ -64,7 +65,7 @@ class Sources:
         adapter = self.contents.adapter(settings.adapter) if settings.adapter else None
         if adapter is not None and adapter.unresolved:
             raise MissingDataError(f"adapter: {adapter.unresolved}")
-        folder = str(adapter.path) if adapter and adapter.path else settings.adapter
+        folder = str(self._adapter(settings.adapter, adapter)) if adapter and settings.adapter else None
         form = settings.data.format if settings.data else None
         return reference(
             self._pinned(settings.model),
@@ -125,7 +126,27 @@ class Sources:
         content = self.contents.data(named, "eval", key)
         if content.unresolved:
             raise MissingDataError(f"{key}: {content.unresolved}")
+        if content.commit is not None:
+            return self._hub_rows(named, content, key), content.hash or ""
         return self._path(named), content.hash or ""
+
+    def _hub_rows(self, data: DataSettings, content: Content, key: str) -> Path:
+        """The rows of a hub data set at the commit that was hashed, in a file: evals read files alone, and a branch
+        that moves, or a node without a network, changes nothing."""
+        digest = hashlib.sha256((content.hash or "").encode()).hexdigest()[:16]
+        path = self.ledger.cache / "hub" / f"{data.path.replace('/', '--')}-{digest}.jsonl"
+        if not path.is_file():
+            from trainables._rows import DataError, read_rows
+
+            try:
+                rows = list(read_rows(self._at_commit(data, content)))
+            except DataError as error:
+                raise MissingDataError(str(error).replace("data.path", key, 1)) from error
+            write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+        return path
+
+    def _at_commit(self, data: DataSettings, content: Content) -> DataSettings:
+        return data if content.commit is None else data.model_copy(update={"revision": content.commit})
 
     def _heldout(self, data: DataSettings) -> tuple[Path, str]:
         """The held-out conversations of some data, in a file of their own; the hash names what they follow from, so
@@ -151,16 +172,28 @@ class Sources:
         content = self.contents.model(model)
         if model.chat_template is not None:
             changes["chat_template"] = str(Path(model.chat_template).expanduser().absolute())
-        if content.hash and content.hash.startswith("hub:"):
-            changes["revision"] = content.hash.rpartition("@")[2]
+        if content.commit is not None:
+            changes["revision"] = content.commit
         elif content.path is not None and Path(model.path).expanduser().exists():
             changes["path"] = str(content.path)
         return model.model_copy(update=changes)
 
+    def _adapter(self, name: str, content: Content) -> Path:
+        """The folder of an adapter; one on the hub is downloaded at the commit that was hashed."""
+        if content.path is not None or content.commit is None:
+            return content.path or Path(name)
+        try:
+            return hub.fetch(name, content.commit)
+        except Exception as error:  # the hub client raises many unrelated types
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MissingDataError(f"adapter: cannot download {name!r} from the hub ({reason}).") from error
+
     def _local(self, data: DataSettings) -> DataSettings:
-        """The same data by the path that a worker reads; a hub data set keeps its id."""
+        """The same data by the path that a worker reads; a hub data set by its id and the commit that was hashed."""
         path = self._path(data)
-        return data if path is None else data.model_copy(update={"path": str(path)})
+        if path is None:
+            return self._at_commit(data, self.contents.data(data))
+        return data.model_copy(update={"path": str(path)})
 
     def _path(self, data: DataSettings) -> Path | None:
         """The file or folder behind a name; built-in data is written to the cache, once."""

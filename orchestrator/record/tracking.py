@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.record.place import store_folder
 from orchestrator.record.records import EvalRecord, Results, Row
 
 SWEEP, TRIAL, EVAL, LOGGED = "finesweep.sweep", "finesweep.trial", "finesweep.eval", "finesweep.logged"
@@ -25,9 +26,9 @@ BATCH = 900
 """MLflow takes at most 1000 metrics a batch."""
 
 
-def default_uri() -> str:
-    """SQLite in the folder the command was started in."""
-    return f"sqlite:///{Path.cwd().absolute() / 'mlflow.db'}"
+def default_uri(output: Path) -> str:
+    """SQLite in the folder the command was started in (see `place.store_folder`)."""
+    return f"sqlite:///{store_folder(output) / 'mlflow.db'}"
 
 
 def view_command(uri: str, experiment_id: str) -> str:

@@ -31,7 +31,8 @@ SETTINGS = {
 }
 FOLDER = "FINESWEEP_FOLDER"
 """Variable with the folder of the command, where a user's own functions lie."""
-PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "NLTK_DATA", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "NLTK_DATA", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+"""Taken along to every worker. HF_TOKEN is not: what is passed on stands in Ray's own records, for all to read."""
 
 
 def worker_environment(threads: int, has_gpu: bool) -> dict[str, str]:
@@ -60,6 +61,9 @@ def connected(threads: int | None) -> Iterator[Capacity]:
     """Connect for the duration of the block; yields what the cluster has."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS") and _has_token():
+        # As `ray start` does, so that the two agree; a client left to itself would send no token.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import logging
 
     import ray
@@ -76,7 +80,8 @@ def connected(threads: int | None) -> Iterator[Capacity]:
                 ray.init(address=address, **common)
             except ConnectionError as error:
                 where = f"RAY_ADDRESS: no cluster answers at {address} ({error})."
-                raise ResourceError(f"{where} Start it, or unset RAY_ADDRESS.") from error
+                token = "" if _has_token() else " It may want a token: put the cluster's into ~/.ray/auth_token."
+                raise ResourceError(f"{where} Start it, or unset RAY_ADDRESS.{token}") from error
         else:
             ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common)
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -88,3 +93,11 @@ def connected(threads: int | None) -> Iterator[Capacity]:
     finally:
         if not already:
             ray.shutdown()
+
+
+def _has_token() -> bool:
+    """Whether this user has a token for Ray clusters, looked for where Ray looks."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()

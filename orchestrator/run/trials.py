@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.decide.failures import Action, decide
-from orchestrator.decide.placement import DRIVER_CPUS, Capacity, Need, Slots, slots, trial_need, worker_need
+from orchestrator.decide.placement import DRIVER_CPUS, Capacity, Crew, Need, Slots, slots, worker_need
 from orchestrator.record.ledger import Ledger, without_points
 from orchestrator.record.records import Failure, TrialRecord
 from orchestrator.record.tasks import EvalTask, Observer, TrialTask
@@ -38,12 +38,9 @@ def run(
     """
     with connected(threads) as capacity:
         trials = [_placed(task, capacity) for task in trials]
-        need = max((_need(task) for task in trials), key=lambda need: (need.gpus, need.cpus), default=Need(0, 0))
         eval_need = worker_need(capacity, eval_cpus, eval_gpus)
-        capacity.check_one("eval", eval_need)
-        for task in trials:
-            capacity.check_one("worker", Need(task.cpus_per_worker or 0.0, task.gpus_per_worker or 0.0))
-        plan = slots(capacity, need, eval_need, waiting=len(trials), max_trials=max_trials, max_evals=max_evals)
+        crews = {_crew(task) for task in trials}
+        plan = slots(capacity, crews, eval_need, waiting=len(trials), max_trials=max_trials, max_evals=max_evals)
         queue = EvalQueue(observer, eval_need)
         queue.add(ready)
         if trials:
@@ -60,8 +57,8 @@ def _placed(task: TrialTask, capacity: Capacity) -> TrialTask:
     return replace(task, cpus_per_worker=worker.cpus, gpus_per_worker=worker.gpus)
 
 
-def _need(task: TrialTask) -> Need:
-    return trial_need(Need(task.cpus_per_worker or 0.0, task.gpus_per_worker or 0.0), task.workers)
+def _crew(task: TrialTask) -> Crew:
+    return Crew(Need(task.cpus_per_worker or 0.0, task.gpus_per_worker or 0.0), task.workers)
 
 
 def _tune(

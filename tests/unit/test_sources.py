@@ -13,7 +13,7 @@ USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "cont
 def heldout(tmp_path):
     data = DataSettings(path=str(tmp_path / "rows.jsonl"))
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps({'messages': [ASSISTANT, USER]})}\n" * 2)
-    contents = SimpleNamespace(data=lambda _: SimpleNamespace(hash="same"), data_path=lambda _: None)
+    contents = SimpleNamespace(data=lambda _: SimpleNamespace(hash="same", commit=None), data_path=lambda _: None)
     return Sources(contents, SimpleNamespace(cache=tmp_path / "cache"), SimpleNamespace())._heldout(data)
 
 

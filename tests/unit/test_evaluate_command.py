@@ -1,0 +1,39 @@
+"""What the command line of `orchestrator.evaluate` amounts to."""
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.evaluate import document, parser
+
+
+def evals_of(*arguments):
+    return document(parser().parse_args(["some/model", *arguments]))["evals"]
+
+
+def test_one_file_goes_to_every_eval_that_reads_held_out_rows():
+    found = evals_of("--evals", "ifeval,perplexity,samples", "--data", "rows.jsonl")
+    assert found == {"ifeval": {}, "perplexity": {"data": "rows.jsonl"}, "samples": {"data": "rows.jsonl"}}
+
+
+def test_each_eval_may_have_a_file_of_its_own():
+    named = ("--data", "perplexity=a=b.jsonl", "--data", "ifeval=prompts.jsonl", "--data", "rows.jsonl")
+    found = evals_of("--evals", "ifeval,perplexity,samples", *named)
+    assert {name: block["data"] for name, block in found.items()} == {
+        "ifeval": "prompts.jsonl",
+        "perplexity": "a=b.jsonl",
+        "samples": "rows.jsonl",
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--evals", "perplexity"], "--data: perplexity needs rows to score, and 'some/model' is no trial's export"),
+        (["--evals", "perplexity", "--data", "a", "--data", "b"], "say which eval reads which file"),
+        (["--evals", "ifeval", "--data", "perplexity=a"], "names perplexity, which is not among --evals"),
+        (["--evals", "ifeval", "--data", "a"], "none of ifeval reads held-out rows"),
+    ],
+)
+def test_rows_that_are_missing_or_that_no_eval_reads_are_told(arguments, told):
+    with pytest.raises(UserError, match=told):
+        evals_of(*arguments)
