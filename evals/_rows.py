@@ -111,16 +111,17 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
 
 
 def messages_of(row: Mapping[str, Any], place: str) -> list[Message]:
-    """The messages of one row as given, as role and content, blank turns left out. Alpaca's `instruction`, `input`,
-    `output` are a question and its answer; a row of `text` is one message of the role `text`, which the subject reads
-    without a template.
+    """The messages of one row as given, as role and content, blank turns left out. Alpaca's `instruction`, `input` and
+    `output` (or `response`) are a question and its answer; a row of `text` is one message of the role `text`, which the
+    subject reads without a template.
 
     `place` names the row in an error. Raises DataError.
     """
     if not any(row.get(name) for name in ("conversations", "messages")):
-        if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        answer = row["output"] if isinstance(row.get("output"), str) else row.get("response")
+        if isinstance(row.get("instruction"), str) and isinstance(answer, str):
             asked = "\n\n".join(text for text in (row["instruction"], row.get("input") or "") if text.strip())
-            pair: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+            pair: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
             return [message for message in pair if message["content"].strip()]
         if isinstance(row.get("text"), str):
             return [{"role": PLAIN, "content": row["text"]}] if row["text"].strip() else []
@@ -128,8 +129,8 @@ def messages_of(row: Mapping[str, Any], place: str) -> list[Message]:
     turns = next((found for found in lists if len(found)), lists[0] if lists else None)
     if turns is None:
         raise DataError(
-            f"{place}: must have a list `conversations` or `messages`, or `instruction` and `output`, or `text` "
-            f"(got the keys {sorted(row)})."
+            f"{place}: must have a list `conversations` or `messages`, `instruction` and `output` or "
+            f"`response`, or `text` (got the keys {sorted(row)})."
         )
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):

@@ -50,7 +50,8 @@ class DataSettings(Settings):
     """Which rows, and which of their tokens count for the loss."""
 
     path: str
-    """`builtin:chat`, a JSON, JSONL or Parquet file, a folder of them, or a hub data set."""
+    """`builtin:chat`, a JSON, JSONL or Parquet file, a folder of them, or a hub data set; `"???"` leaves it to whoever
+    runs the file."""
     name: str | None = None
     """Configuration name of a hub data set."""
     split: str = "train"

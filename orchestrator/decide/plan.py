@@ -198,7 +198,11 @@ def _values(axis: Axis, trials: tuple[Resolved, ...], sweep: Sweep) -> list[Any]
         values = [setting(trial.settings, key) for key in keys]
         return values[0] if len(keys) == 1 else values
 
-    chosen = [trial for trial in trials if not trial.overrides or any(key in trial.overrides for key in keys)]
+    chosen = [
+        trial
+        for trial in trials
+        if not trial.place and (not trial.overrides or any(key in trial.overrides for key in keys))
+    ]
     return list({canonical(value): value for value in map(value_of, reversed(chosen))}.values())[::-1]
 
 

@@ -70,14 +70,15 @@ class Keys:
 
 
 def points(search: Search, keys: Keys, baseline: Callable[[str], Any]) -> tuple[list[Point], list[Axis], list[Mistake]]:
-    """The trials of a search before seeds, its axes, and all that is wrong with it.
+    """The trials of a search before seeds, its axes, and all that is wrong with it; those written out come last.
 
     `baseline(key)` is the file's own value of a dotted key.
     """
     mistakes = _misplaced(search)
+    listed, wrong = _listed(search, keys)
+    mistakes += wrong
     if search.kind == "list":
-        listed, wrong = _listed(search, keys)
-        return listed, [], mistakes + wrong
+        return listed or [Point()], [], mistakes
     axes: list[Axis] = []
     for name, values in search.axes.items():
         axis, wrong = _axis(name, values, keys, is_random=search.kind == "random")
@@ -92,9 +93,9 @@ def points(search: Search, keys: Keys, baseline: Callable[[str], Any]) -> tuple[
     if mistakes:
         return [], axes, mistakes
     if search.kind == "grid":
-        return grid(axes), axes, []
+        return [*grid(axes), *listed], axes, []
     if search.kind == "one_at_a_time":
-        return one_at_a_time(axes, baseline), axes, []
+        return [*one_at_a_time(axes, baseline), *listed], axes, []
     try:
         drawn = sample(axes, search.samples or 1, search.seed)
     except ValueError as error:
@@ -104,7 +105,7 @@ def points(search: Search, keys: Keys, baseline: Callable[[str], Any]) -> tuple[
         checked = {key: keys.check(key, value, _place(axes, key)) for key, value in point.overrides.items()}
         mistakes += [mistake for _, wrong in checked.values() for mistake in wrong if not mistakes]
         drawn[index] = Point({key: value for key, (value, _) in checked.items()})
-    return drawn, axes, _with_randint(mistakes)
+    return [*drawn, *listed], axes, _with_randint(mistakes)
 
 
 def _place(axes: list[Axis], key: str) -> str:
@@ -127,9 +128,6 @@ def _misplaced(search: Search) -> list[Mistake]:
     if search.kind == "list" and search.axes:
         fix = "Say which: kind: grid, one_at_a_time or random; or remove axes (in a profile: `axes: null`)."
         found.append(Mistake("search.axes", None, "has no meaning for kind list", fix))
-    if search.kind != "list" and search.trials:
-        fix = "Use `kind: list`, or remove trials (in a profile: `trials: null`)."
-        found.append(Mistake("search.trials", None, f"has no meaning for kind {search.kind}", fix))
     if search.kind == "random" and search.samples is None:
         found.append(Mistake("search.samples", None, "is missing: kind random needs the number of trials to draw"))
     if search.kind != "random" and search.samples is not None:
@@ -246,8 +244,6 @@ def _distribution(name: str, kind: str, bounds: Any, keys: Keys, place: str) -> 
 
 
 def _listed(search: Search, keys: Keys) -> tuple[list[Point], list[Mistake]]:
-    if not search.trials:
-        return [Point()], []
     found: list[Point] = []
     mistakes: list[Mistake] = []
     for index, trial in enumerate(search.trials):

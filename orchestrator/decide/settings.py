@@ -25,7 +25,8 @@ class Search(Settings):
     also {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]}, {quniform: [low, high, step]} and
     {choice: [...]}."""
     trials: list[dict[str, Any]] = Field(default_factory=list)
-    """For `list`: partial overrides of the file, nested or dotted, each with an optional `name`."""
+    """Partial overrides of the file, nested or dotted, each with an optional `name`. For the other kinds: trials beside
+    those of the axes, such as another method to compare with."""
     samples: int | None = Field(None, ge=1)
     """For `random`: how many trials to draw."""
     seed: int = 0

@@ -155,7 +155,7 @@ def label_of(point: Point, points: list[Point], method: str) -> str:
         return point.name
     if not point.overrides:
         return "baseline" if len(points) > 1 else method or "baseline"
-    everywhere = {key for other in points for key in other.overrides}
+    everywhere = {key for other in points if not other.name for key in other.overrides}
     return ", ".join(f"{_short(key, everywhere)}={text_of(value)}" for key, value in point.overrides.items())
 
 

@@ -26,6 +26,8 @@ from trainables._rows import SUFFIXES, DataError, files_of
 from trainables._settings import DataSettings, ModelSettings
 
 BUILTIN = "builtin:"
+TO_BE_NAMED = "???"
+"""Path of data that a sweep file leaves to whoever runs it."""
 MODELS = ("builtin:mini",)
 MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py")
 NOT_MODEL_FILES = (
@@ -106,6 +108,8 @@ class Contents:
         layout.
         """
         name = settings.path
+        if name == TO_BE_NAMED:
+            return Content(None, None, f"the file leaves it to you to name the data: --set {key}=FILE")
         if name.startswith(BUILTIN):
             return self._builtin_data(settings, kind, key)
         path = Path(name).expanduser().absolute()

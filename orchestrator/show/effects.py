@@ -56,9 +56,16 @@ def same(one: Any, other: Any) -> bool:
     return _frozen(one) == _frozen(other)
 
 
+def on_axes(results: Results) -> list[Row]:
+    """The trained trials that differ in axes alone: one that is listed beside them and sets something else (another
+    method, say) tells nothing of an axis."""
+    keys = {key for axis in results.axes for key in axis_keys(axis)}
+    return [row for row in trained(results) if keys.issuperset(row.overrides)]
+
+
 def axis_values(results: Results, axis: str) -> list[Any]:
     """The values of an axis that trials have, the reference first, then in the order of the file or of size."""
-    present = [axis_value(row, axis) for row in trained(results)]
+    present = [axis_value(row, axis) for row in on_axes(results)]
     listed = results.axes.get(axis, [])
     ordered: list[Any] = []
     for value in [*listed, *sorted(present, key=_order)]:
@@ -81,7 +88,7 @@ def effect(results: Results, axis: str) -> Effect:
     values = axis_values(results, axis)
     if len(values) < 2:
         return Effect(axis, values[0] if values else None, (), "it has one value among the trials")
-    rows = [row for row in trained(results) if objective_value(results, row) is not None]
+    rows = [row for row in on_axes(results) if objective_value(results, row) is not None]
     points = []
     for value in values[1:]:
         pairs = _matched(results, rows, axis, values[0], value)
@@ -100,7 +107,7 @@ def is_grid(results: Results) -> bool:
         return True
     return any(
         sum(not same(axis_value(row, axis), axis_value(base, axis)) for axis in results.axes) > 1
-        for row in trained(results)
+        for row in on_axes(results)
     )
 
 

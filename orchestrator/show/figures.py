@@ -6,9 +6,9 @@ from typing import Any
 from orchestrator.record.records import Results, Row
 from orchestrator.show import formats
 from orchestrator.show.answers import TypeGain
-from orchestrator.show.effects import axis_keys, axis_value, axis_values, is_grid, same
+from orchestrator.show.effects import axis_keys, axis_value, axis_values, is_grid, on_axes, same
 from orchestrator.show.findings import Findings
-from orchestrator.show.metrics import bounds, metric_names, objective_value, target, trained
+from orchestrator.show.metrics import bounds, metric_names, objective_value, target
 from orchestrator.show.ranking import base_of
 from orchestrator.show.svg import (
     BASE,
@@ -30,7 +30,7 @@ def axis_scores(results: Results, axis: str) -> Figure | None:
     """The objective against one axis. Trials that equal the baseline in all else, or all trials where there is no
     baseline or no such trial."""
     name = results.objective.metric
-    scored = [row for row in trained(results) if objective_value(results, row) is not None]
+    scored = [row for row in on_axes(results) if objective_value(results, row) is not None]
     base = next((row for row in results.rows if row.id == results.baseline_id), None)
     values = axis_values(results, axis)
     rows = _along(results, scored, axis)

@@ -71,7 +71,16 @@ def setting(row: Row, key: str) -> Any:
     """A setting of a row by dotted key: what the search set, else the resolved settings; None where there is none."""
     if key in row.overrides:
         return row.overrides[key]
-    place: Any = row.settings or (row.record.settings if row.record else {})
+    settings: Mapping[str, Any] = row.settings or (row.record.settings if row.record else {})
+    # Method blocks lie under `blocks`, all else at the top.
+    for place in (settings, settings.get("blocks")):
+        found = _at(place, key)
+        if found is not None:
+            return found
+    return None
+
+
+def _at(place: Any, key: str) -> Any:
     for part in key.split("."):
         if not isinstance(place, Mapping) or part not in place:
             return None

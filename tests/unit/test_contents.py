@@ -207,6 +207,12 @@ def test_a_missing_file_is_refused_with_the_nearest_name(contents, tmp_path, mon
     assert "builtin:chat" in refused(contents.data, data("builtin:chta"))
 
 
+def test_data_that_a_file_leaves_to_its_user_is_no_mistake_but_not_there(contents):
+    found = contents.data(data("???"), "eval", "evals.format.data")
+    assert (found.hash, found.path) == (None, None)
+    assert "--set evals.format.data=FILE" in found.unresolved
+
+
 def test_built_in_data_is_what_its_file_holds(contents):
     found = contents.data(data("builtin:chat"))
     path = contents.data_path(data("builtin:chat"))

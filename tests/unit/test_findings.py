@@ -313,6 +313,21 @@ def test_only_trials_that_differ_in_several_axes_make_a_grid() -> None:
     assert is_grid(_grid().model_copy(update={"baseline_id": "1x"}))
 
 
+def test_a_trial_of_another_method_beside_the_axes_tells_nothing_of_them() -> None:
+    rows = [
+        row("base0", "base", 0.2, is_base=True),
+        trial("a", "baseline", 0.5, {}, curves(1.0)),
+        trial("b", "rank=2", 0.6, {"qlora.rank": 2}, curves(1.0)),
+        trial("c", "LoRA", 0.9, {"method": "lora"}, curves(1.0)),
+    ]
+    results = _results(rows, axes={"qlora.rank": [8, 2], "qlora.bits": [4]}).model_copy(update={"baseline_id": "a"})
+    for place, rank in ((1, 8), (2, 2)):
+        results.rows[place].settings["blocks"] = {"qlora": {"rank": rank, "bits": 4}}
+    assert not is_grid(results)
+    assert axis_values(results, "qlora.rank") == [8, 2]
+    assert [point.value for point in effect(results, "qlora.rank").points] == [2]
+
+
 def test_trials_are_paired_seed_by_seed() -> None:
     rows = [
         trial(f"{value}{seed}", "x", 0.4 + value / 10 + seed / 5, {"lora.a": value}, curves(1.0), seed=seed)

@@ -228,6 +228,14 @@ def test_alpaca_rows_and_texts_in_a_file_of_an_eval_read_as_training_reads_them(
     assert [row.messages for row in read_conversations(file)] == [turns(row) for row in rows]
 
 
+def test_an_eval_reads_instruction_and_response_as_a_question_and_its_answer(tmp_path):
+    from evals._rows import read_conversations
+
+    file = write(tmp_path / "rows.jsonl", [{"instruction": "a", "response": "b"}])
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert [row.messages for row in read_conversations(file)] == [messages]
+
+
 def test_real_rows_read_back_word_for_word(shared_file, tmp_path):
     """1,100 rows by format and in Alpaca's own layout, on the tokenizers of SmolLM2 and Phi-3."""
     path = shared_file("rasbt-instruction/instruction-data.json")

@@ -1,13 +1,16 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.decide.plan import make_plan
 from orchestrator.decide.space import Axis, Distribution, canonical, grid, one_at_a_time, sample
 from orchestrator.decide.trials import expand
-from tests.unit.sweep_stand_ins import REGISTRY, mistakes, read
+from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, NoSettings, mistakes, read, registry
+from trainables._settings import Settings
 
 KEYS = ["train.learning_rate", "train.epochs", "train.warmup_ratio", "train.weight_decay"]
 values = st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True)
@@ -133,6 +136,40 @@ search: {kind: grid, axes: {"lora.rank, lora.alpha": [[8, 16], [16, 32]], train.
     assert [trial.label for trial in trials] == ["rank=8, alpha=16, epochs=1", "rank=16, alpha=32, epochs=1"]
 
 
+@pytest.mark.parametrize("kind, count", [("one_at_a_time", 3), ("grid", 2), ("random, samples: 2", 2)])
+def test_trials_written_out_stand_beside_those_of_the_axes(kind, count):
+    text = f"""
+lora: {{rank: 4}}
+search:
+  {{kind: {kind}, axes: {{train.epochs: [1, 2]}}, trials: [{{name: adapter, method: lora, lora.alpha: 8}}]}}
+"""
+    *of_axes, beside = trials_of(text)
+    assert [trial.overrides.keys() for trial in of_axes[-2:]] == [{"train.epochs"}] * 2
+    assert len(of_axes) == count
+    assert (beside.label, beside.settings.method, beside.settings.train.epochs) == ("adapter", "lora", 3)
+    assert (beside.settings.blocks["lora"]["rank"], beside.settings.blocks["lora"]["alpha"]) == (4, 8.0)
+
+
+def test_a_trial_beside_the_axes_gives_them_no_values_and_lengthens_no_label():
+    text = """
+method: lora
+search:
+  kind: one_at_a_time
+  axes: {lora.rank: [2], model.dtype: [bfloat16]}
+  trials: [{name: whole, method: sft, model.dtype: float16, shared.dtype: x}]
+"""
+    shared = type("Shared", (Settings,), {"__annotations__": {"dtype": str}, "dtype": "y"})
+    methods = registry(sft=SimpleNamespace(VERSION=1, Config=NoSettings, BLOCKS={"shared": shared}))
+    plan = make_plan(read(text, registry=methods), Catalogue(), methods)
+    assert plan.axes == {"lora.rank": [8, 2], "model.dtype": ["auto", "bfloat16"]}
+    assert [trial.label for trial in plan.trials] == ["baseline", "rank=2", "dtype=bfloat16", "whole"]
+
+
+def test_a_trial_beside_the_axes_that_is_one_of_theirs_is_refused():
+    text = "search: {kind: grid, axes: {train.epochs: [1, 2]}, trials: [{name: one, train.epochs: 1}]}"
+    assert "'one' is the same trial as" in mistakes(text)["search.trials[0]"]
+
+
 def test_a_block_can_be_an_axis():
     trials = trials_of("search: {kind: grid, axes: {model: [a/b, {path: c/d, dtype: bfloat16}]}}")
     assert [trial.overrides for trial in trials] == [
@@ -199,7 +236,7 @@ def test_labels_use_whole_keys_where_their_ends_are_alike():
     [
         ("{kind: grid}", "search.axes", "needs axes"),
         ("{axes: {train.epochs: [1]}}", "search.axes", "kind: grid, one_at_a_time or random"),
-        ("{kind: grid, axes: {train.epochs: [1]}, trials: [{}]}", "search.trials", "no meaning for kind grid"),
+        ("{kind: one_at_a_time, axes: {train.epochs: [1]}, trials: [{}]}", "search.trials[0]", "the same trial"),
         ("{kind: grid, samples: 3, axes: {train.epochs: [1]}}", "search.samples", "no meaning for kind grid"),
         ("{kind: random, axes: {train.epochs: [1]}}", "search.samples", "is missing"),
         ("{kind: grid, axes: {train.epochs: 3}}", "search.axes.train.epochs", "Write [3]."),
