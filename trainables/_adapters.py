@@ -8,7 +8,7 @@ from typing import Any
 from trainables._model import RESIZED
 from trainables._peft_types import fields_of
 from trainables._settings import TrainSettings
-from trainables.core.adapters import LORA, Targets, finds_its_place, resolve
+from trainables.core.adapters import LORA, Targets, finds_its_place, last_names, resolve
 
 RESIDUAL = ("pissa", "olora")
 """Initialisations that move a part of the base weights into the adapter."""
@@ -107,6 +107,27 @@ def save(model: Any, folder: Path, state: Mapping[str, Any] | None = None) -> No
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
     text = json.dumps({name: _plain(kept[name]) for name in sorted(kept)}, indent=2)
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def facts(model: Any) -> dict[str, Any] | None:
+    """What there is to tell of the adapter on a model: its type, the last names of the modules that it is on, and bytes
+    of what trains; None for a model without one."""
+    config = getattr(model, "peft_config", {}).get("default")
+    if config is None:
+        return None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in trained)
+    targets = getattr(config, "target_modules", None) or ()
+    names = [targets] if isinstance(targets, str) else last_names(sorted(targets))
+    return {"type": config.peft_type.value, "modules": names, "bytes": size}
+
+
+def notes(told: dict[str, Any] | None, trainable: int, total: int) -> list[str]:
+    """The facts of an adapter as one line for people; none where there is no adapter."""
+    if told is None:
+        return []
+    of_all = f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%})"
+    return [f"{told['type']}: {of_all}, {told['bytes']:,} bytes on {', '.join(told['modules']) or 'the model'}"]
 
 
 def put_on(model: Any, folder: Path | str) -> Any:

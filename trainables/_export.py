@@ -10,6 +10,7 @@ from typing import Any
 from trainables._settings import Job, ModelSettings
 
 DESCRIPTION = "export.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def describe(
@@ -76,7 +77,8 @@ def _format(format: str | None) -> dict[str, str]:
 def content_hash(folder: Path) -> str:
     """SHA-256 over the files of an export, by relative name; a model card (README.md) does not count.
 
-    A reference is hashed by the content of what it points to, so that moving the base model changes nothing.
+    A reference is hashed by the content of what it points to, and an adapter's base by its content, so that moving the
+    base model changes nothing.
     """
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     if description["kind"] == "reference":
@@ -88,12 +90,19 @@ def content_hash(folder: Path) -> str:
         if known["chat_template"]:
             known["chat_template"] = hashlib.sha256(Path(known["chat_template"]).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    return _files_hash(folder)
+    if description["kind"] != "adapter" or not description["base"]["hash"]:
+        return _files_hash(folder)
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config.pop("base_model_name_or_path", None)
+    known = {**description, "base": {"hash": description["base"]["hash"]}, "adapter": config}
+    known["files"] = _files_hash(folder, besides=(DESCRIPTION, ADAPTER_CONFIG))
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
-def _files_hash(folder: Path) -> str:
+def _files_hash(folder: Path, besides: tuple[str, ...] = ()) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
+    left_out = ("README.md", *besides)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left_out):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         with path.open("rb") as stream:
             while block := stream.read(1 << 22):

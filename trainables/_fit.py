@@ -37,6 +37,7 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     import torch
     from transformers import set_seed
 
+    from trainables import _adapters
     from trainables._data import prepare, preview
     from trainables._loop import Loop
     from trainables._merge import merge_as_asked
@@ -68,6 +69,7 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         if value is not None:
             setattr(model.config, name, value)
     trainable, total = parameter_counts(model)
+    adapter = _adapters.facts(model)
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
 
@@ -146,11 +148,12 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
             "lr_schedule": job.train.lr_schedule,
             "trainable_parameters": trainable,
             "total_parameters": total,
+            "adapter": adapter,
             "parallel": loop.facts(),
         },
         "preview": preview(prepared, tokenizer, 2),
         "tokenizer_probe": probe(tokenizer),
-        "notes": [*placement.notes, *prepared.notes, *loop.notes],
+        "notes": [*placement.notes, *prepared.notes, *loop.notes, *_adapters.notes(adapter, trainable, total)],
         "versions": versions(),
     }
     if exported["keep"] == "last":

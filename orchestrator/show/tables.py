@@ -125,6 +125,12 @@ def _scores(results: Results) -> list[tuple[str, str]]:
     return shown
 
 
+def _adapter(told: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if not told:
+        return []
+    return [("adapter", f"{told['type']} on {', '.join(told['modules'])}"), ("adapter bytes", f"{told['bytes']:,}")]
+
+
 def configuration_table(row: Row) -> Table:
     """All that the training of one trial was set to, as it was resolved on the machine that ran it."""
     summary: dict[str, Any] = row.train.get("summary", {})
@@ -155,6 +161,7 @@ def configuration_table(row: Row) -> Table:
         ("precision", of("precision")),
         ("attention", of("attention") if "attention" in summary else formats.value(setting(row, "model.attention"))),
         ("trained parameters", f"{trainable:,} of {total:,}" if trainable is not None and total else formats.NONE),
+        *_adapter(summary.get("adapter")),
         ("seed", str(row.seed)),
         ("rows trained on", _count(row, "train")),
         ("rows held out", _count(row, "heldout")),

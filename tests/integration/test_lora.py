@@ -56,6 +56,8 @@ def test_an_adapter_trains_and_stock_peft_loads_what_evals_load(tmp_path):
 def test_the_summary_counts_what_trains(tmp_path):
     _, content = trained(tmp_path, {"rank": 4, "targets": ["q_proj"]}, {"max_steps": 1})
     assert content["summary"]["trainable_parameters"] == 4 * 4 * (128 + 128)
+    assert content["summary"]["adapter"] == {"type": "LORA", "modules": ["q_proj"], "bytes": 4 * 4096}
+    assert "LORA: 4,096 of 824,448 parameters train (0.50%), 16,384 bytes on q_proj" in content["notes"]
 
 
 def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path):
@@ -130,3 +132,21 @@ def test_a_quantized_base_row_is_loaded_with_as_few_bits(tmp_path):
     assert torch.equal(rows["plain"], logits(base_model()))
     difference = (rows["nf4"] - rows["plain"]).abs().max()
     assert 0.01 < difference < 5
+
+
+def test_an_adapter_is_the_same_export_wherever_its_base_lies(tmp_path):
+    import shutil
+
+    from trainables._export import content_hash
+    from trainables.builtin.sources import mini_path
+
+    hashes = []
+    for name in ("here", "there"):
+        shutil.copytree(mini_path(), tmp_path / name / "model")
+        arguments = {"model": tmp_path / name / "model", "contents": {"model": "hash of the miniature"}}
+        task, _ = trained(tmp_path / name, {"rank": 2}, {"max_steps": 1}, **arguments)
+        hashes.append(content_hash(task.folder / "export"))
+    assert hashes[0] == hashes[1]
+    weights = task.folder / "export" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert content_hash(task.folder / "export") != hashes[1]
