@@ -25,6 +25,12 @@ def attach(model: Any, config: Any, key: str) -> Any:
 
     linear, tables = linear_modules(model)
     _check_saved(config.modules_to_save, model, key)
+    in_parts = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    if in_parts and config.init in (*RESIDUAL, "loftq"):
+        raise ValueError(
+            f"{key}.init: {config.init} needs whole weights, and ZeRO stage 3 keeps them in parts. "
+            "Use deepspeed.stage 2, or init: default."
+        )
     targets = None
     if not finds_its_place(config):
         targets = resolve(config.targets, linear, tables, config.layers, key)
@@ -48,7 +54,8 @@ def linear_modules(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tu
     tables: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if module is head or module is table:
-            tables[name] = (int(module.weight.shape[0]), int(module.weight.shape[1]))
+            rows, columns = getattr(module.weight, "ds_shape", module.weight.shape)
+            tables[name] = (int(rows), int(columns))
         elif isinstance(module, nn.Linear):
             linear[name] = (int(module.out_features), int(module.in_features))
         elif isinstance(module, Conv1D):

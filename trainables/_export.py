@@ -11,6 +11,8 @@ from trainables._settings import Job, ModelSettings
 
 DESCRIPTION = "export.json"
 ADAPTER_CONFIG = "adapter_config.json"
+NOT_HASHED = ("trust_remote_code", "max_length", "device_map")
+"""What a description says that changes nothing of the model."""
 
 
 def describe(
@@ -27,6 +29,7 @@ def describe(
         "version": version,
         "base": {"path": job.model.path, "revision": job.model.revision, "hash": job.contents.get("model")},
         **read,
+        **_spread(job.model),
         "tokenizer": job.model.tokenizer,
         "bos": job.data.bos,
         "dtype": dtype,
@@ -53,6 +56,7 @@ def reference(
     read = {"quantization": quantization} if quantization else {}
     return {
         **read,
+        **_spread(model),
         "kind": "reference",
         "method": "none",
         "version": 1,
@@ -69,6 +73,11 @@ def reference(
     }
 
 
+def _spread(model: ModelSettings) -> dict[str, Any]:
+    """How the layers lie on devices, for who scores the model; absent where they lie on one, as it always was."""
+    return {} if model.device_map is None else {"device_map": model.device_map}
+
+
 def _format(format: str | None) -> dict[str, str]:
     """The format string that stands in for a chat template; absent where there is none, as it always was."""
     return {} if format is None else {"format": format}
@@ -82,7 +91,7 @@ def content_hash(folder: Path) -> str:
     """
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     if description["kind"] == "reference":
-        known = {key: value for key, value in description.items() if key not in ("trust_remote_code", "max_length")}
+        known = {key: value for key, value in description.items() if key not in NOT_HASHED}
         if known["base"]["hash"]:
             known["base"] = {"hash": known["base"]["hash"]}
         if known["adapter"]:
@@ -94,7 +103,8 @@ def content_hash(folder: Path) -> str:
         return _files_hash(folder)
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     config.pop("base_model_name_or_path", None)
-    known = {**description, "base": {"hash": description["base"]["hash"]}, "adapter": config}
+    known = {key: value for key, value in description.items() if key not in NOT_HASHED}
+    known |= {"base": {"hash": description["base"]["hash"]}, "adapter": config}
     known["files"] = _files_hash(folder, besides=(DESCRIPTION, ADAPTER_CONFIG))
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
@@ -184,6 +194,7 @@ def load(folder: Path) -> Loaded:
         chat_template=description.get("chat_template"),
         dtype=description["dtype"],
         attention=description["attention"],
+        device_map=description.get("device_map"),
         trust_remote_code=description["trust_remote_code"],
     )
     placement = place(settings)
@@ -211,7 +222,8 @@ def load(folder: Path) -> Loaded:
     return Loaded(
         model=model,
         tokenizer=tokenizer,
-        device=placement.device,
+        # Where layers are spread, tokens go to the one that the embeddings are on.
+        device=str(model.get_input_embeddings().weight.device),
         max_length=int(limit),
         stop_token_ids=tuple(stop_token_ids(tokenizer)),
         bos=description["bos"],

@@ -81,6 +81,8 @@ def load_model(model: ModelSettings, placement: Placement, quantization: dict[st
         from trainables._quantization import read_quantized
 
         extra = read_quantized(quantization, placement)
+    if model.device_map is not None:
+        extra["device_map"] = model.device_map
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             source,
@@ -93,7 +95,7 @@ def load_model(model: ModelSettings, placement: Placement, quantization: dict[st
     except OSError as error:
         raise ValueError(f"model.path: cannot load {model.path!r}: {_reason(error)}") from error
     if not quantization:
-        return loaded.to(placement.device)
+        return loaded if "device_map" in extra else loaded.to(placement.device)
     from trainables._quantization import without_repacking
 
     return without_repacking(loaded)

@@ -42,6 +42,11 @@ class ModelSettings(Settings):
     """Type of the weights in memory; `auto` is float32, so that small updates are not lost (see `train.precision`)."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     """Attention implementation; `auto` takes the fastest one that can run here."""
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, int | str] | None = Field(
+        None, json_schema_extra=EXECUTION
+    )
+    """Spread the layers of one copy over the devices of a worker (accelerate's device_map); the whole model on the
+    worker's own device when empty."""
     trust_remote_code: bool = Field(False, json_schema_extra=EXECUTION)
     """Run Python code shipped with the model. Off unless the file turns it on."""
 

@@ -23,6 +23,7 @@ def one_layer(shared_file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_one_qlora_step_trains_on_the_cpu(one_layer):
     import bitsandbytes
 
