@@ -105,8 +105,8 @@ def prepare(data: DataSettings, tokenizer: Any, cache: Path, content: str | None
     parts = {
         "content": identity,
         "tokenizer": tokenizer_hash(tokenizer),
-        # Where the rows lie is no part of what they are; the content says it.
-        "data": data.model_dump(mode="json", exclude={"path", "revision"}),
+        # Where the rows lie is no part of what they are; the content says it. How they are batched is neither.
+        "data": data.model_dump(mode="json", exclude={"path", "revision", "packing", "padding"}),
         "version": VERSION,
         "layouts": LAYOUTS,
     }

@@ -210,6 +210,11 @@ def _warnings(sweep: Sweep, trials: list[PlannedTrial], registry: Registry) -> l
     found = []
     read = {name for trial in trials for name in trial.settings.blocks}
     found += [f"{name}: no trial's method reads this block" for name in sweep.blocks if name not in read]
+    forms = {trial.settings.data.format for trial in trials if trial.settings.data}
+    if any("\\n" in form for form in forms if form):
+        found.append(
+            "data.format: holds a backslash and an n, which is no line break; in YAML write it between double quotes"
+        )
     yielded = {
         key: way for name, config in sweep.evals.items() for key, way in registry.eval(name).metrics(config).items()
     }

@@ -163,6 +163,12 @@ def test_a_format_is_part_of_how_a_base_row_reads_the_model():
     assert plan.bases[0].id == plan_of(GRID).bases[0].id
 
 
+def test_a_line_break_that_is_none_is_warned_of():
+    plan = plan_of("", head="model: m\ndata: {path: d, format: 'Q: {q}\\n{a}'}\n")
+    assert "no line break" in plan.warnings[0]
+    assert not plan_of("", head='model: m\ndata: {path: d, format: "Q: {q}\\n{a}"}\n').warnings
+
+
 def test_what_a_format_stands_in_for_is_not_asked_for_too():
     def said(key, **values):
         text = "".join(f"{name}: {value}\n" for name, value in {"model": "m", "data": "d", **values}.items())
