@@ -1,0 +1,244 @@
+"""`python -m orchestrator.export`: which trial is meant, what is written, and what the card says of it."""
+
+import json
+import shutil
+
+import pytest
+
+from orchestrator import export
+from orchestrator.errors import MissingDataError
+from orchestrator.record.find import find_trial
+from orchestrator.record.ledger import Ledger
+from orchestrator.record.records import Results, TrialRecord
+from orchestrator.show.card import card
+from tests.unit.results_fixture import curves, record_of, row, settings, trial
+from tests.unit.test_indicators import form_samples
+from trainables._deliver import NEEDED, deliver
+from trainables._settings import ModelSettings
+from trainables.builtin.sources import mini_path
+
+ID, OTHER = "abcdef0123456789", "abcd000000000000"
+WRITTEN = {"kind": "full", "dtype": "float32", "quantized": None, "onnx": False, "base": "builtin:mini", "notes": ()}
+
+
+def make_export(folder, bos="template", kind="full"):
+    """An export of the miniature as a fit leaves it."""
+    from transformers import AutoModelForCausalLM
+
+    from trainables._tokenizer import load_tokenizer, probe
+
+    folder.mkdir(parents=True)
+    AutoModelForCausalLM.from_pretrained(mini_path()).save_pretrained(folder)
+    tokenizer = load_tokenizer(str(mini_path()))
+    tokenizer.save_pretrained(folder)
+    described = {
+        "kind": kind, "method": "sft", "version": 1, "tokenizer": "auto", "bos": bos, "dtype": "float32",
+        "base": {"path": "builtin:mini", "revision": None, "hash": None}, "attention": "auto",
+        "trust_remote_code": False, "max_length": 256, "tokenizer_probe": probe(tokenizer)["ids_hash"],
+    }  # fmt: skip
+    (folder / "export.json").write_text(json.dumps(described))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_export(tmp_path_factory.mktemp("made") / "export")
+
+
+def results(name="forms"):
+    """A sweep of a base row and two trials, scored by `format`."""
+    rows = []
+    for id_, label, passed in (("base0", "base", 2), (ID, "epochs=4", 38), (OTHER, "epochs=2", 20)):
+        samples = form_samples(passed, 40)
+        known = {"evals": {"format": record_of("format", id_, samples)}, "samples": {"format": samples}}
+        if id_ == "base0":
+            rows.append(row(id_, label, None, is_base=True, **known))
+        else:
+            rows.append(trial(id_, label, None, {"train.epochs": 4}, curves(0.5), **known))
+    objective = {"metric": "format/schema_valid", "direction": "max"}
+    return Results(name=name, question="", profile="", objective=objective, rows=rows)
+
+
+@pytest.fixture
+def store(tmp_path, made):
+    """An output folder with a sweep and its two trials."""
+    ledger = Ledger(tmp_path / "out")
+    for id_ in (ID, OTHER):
+        shutil.copytree(made, ledger.trial_folder(id_) / "export")
+        ledger.put_settings(id_, settings())
+        ledger.put_trial(TrialRecord(id=id_, state="trained", settings=settings(), export="export", export_hash="h"))
+    for name in ("forms", "others"):
+        folder = ledger.sweep_folder(name)
+        folder.mkdir(parents=True)
+        known = results(name)
+        if name == "others":
+            moved = {ID: OTHER, OTHER: ID}
+            known = known.model_copy(
+                update={"rows": [r.model_copy(update={"id": moved.get(r.id, r.id)}) for r in known.rows]}
+            )
+        (folder / "results.json").write_text(known.model_dump_json())
+    return ledger.root
+
+
+def test_a_trial_is_found_by_id_its_beginning_its_label_and_its_folder(store):
+    for name in (ID, ID[:6], str(store / "trials" / ID), str(store / "trials" / ID / "export")):
+        assert find_trial(name, store).row.id == ID
+    found = find_trial("epochs=4", store, "forms")
+    assert (found.row.id, found.base.id, found.sweep) == (ID, "base0", "forms")
+    assert find_trial("epochs=4", store, "others").row.id == OTHER
+
+
+@pytest.mark.parametrize(
+    "name, sweep, said",
+    [
+        ("abcd", None, "'abcd' is 2 trials: abcdef0123456789, abcd000000000000|'abcd' is 2 trials"),
+        ("epochs=4", None, r"is 2 trials: .*\(forms\).*Give an id, or --sweep NAME"),
+        ("epochs=5", None, "there is no trial 'epochs=5'.*Did you mean 'epochs=[24]'"),
+        ("epochs=4", "nowhere", "there is no sweep 'nowhere'. There is"),
+        (".", None, "is no trial's folder"),
+    ],
+)
+def test_a_name_that_is_no_trial_or_several_is_refused_with_the_names(name, sweep, said, store):
+    with pytest.raises(MissingDataError, match=said):
+        find_trial(name, store, sweep)
+
+
+def test_a_full_export_is_written_as_servers_read_it(made, tmp_path):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    done = deliver(made, tmp_path / "model")
+    assert (done.kind, done.logit_difference, done.same_choice, done.notes) == ("full", 0.0, 1.0, ())
+    assert all((done.folder / name).is_file() for name in NEEDED)
+    config = json.loads((done.folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["dtype"] == "float32"
+    assert list(done.folder.glob("*.safetensors"))
+    assert (
+        json.loads((done.folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(done.folder)
+    stops = GenerationConfig.from_pretrained(done.folder).eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in stops
+    assert tokenizer.eos_token_id in stops
+
+
+def test_what_was_written_loads_again_as_an_export(made, tmp_path):
+    from trainables._export import load
+
+    loaded = load(deliver(made, tmp_path / "model", dtype="bfloat16").folder)
+    assert loaded.environment["dtype"] == "bfloat16"
+    assert str(next(loaded.model.parameters()).dtype) == "torch.bfloat16"
+
+
+def test_the_type_of_the_weights_is_cast_and_its_price_told(made, tmp_path):
+    done = deliver(made, tmp_path / "model", dtype="bfloat16")
+    assert json.loads((done.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert 0 < done.logit_difference < 1
+    assert done.same_choice > 0.8
+
+
+def test_eight_bits_load_again_with_close_logits(made, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    done = deliver(made, tmp_path / "model", quantize="int8")
+    config = json.loads((done.folder / "config.json").read_text())
+    assert config["quantization_config"]["load_in_8bit"] is True
+    assert 0 < done.logit_difference < 2
+    assert done.same_choice > 0.8
+    model = AutoModelForCausalLM.from_pretrained(done.folder)
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear8bitLt"
+    size = sum(file.stat().st_size for file in done.folder.glob("*.safetensors"))
+    assert size < 0.6 * sum(file.stat().st_size for file in made.glob("*.safetensors"))
+
+
+def test_a_bos_that_training_put_in_front_is_written_into_the_template(tmp_path):
+    from transformers import AutoTokenizer
+
+    done = deliver(make_export(tmp_path / "export", bos="always"), tmp_path / "model")
+    text = AutoTokenizer.from_pretrained(done.folder).apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False
+    )
+    assert text.startswith("<s><|im_start|>user")
+    assert len(done.notes) == 1, "and the prompts are tokenized as in training"
+
+
+def test_a_folder_that_is_there_is_never_written_over(made, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there already"):
+        deliver(made, tmp_path / "model")
+    assert [file.name for file in tmp_path.glob("**/*") if file.is_file()] == ["mine.txt"]
+
+
+def test_a_failure_leaves_nothing_behind(made, tmp_path):
+    broken = tmp_path / "export"
+    shutil.copytree(made, broken)
+    (broken / "model.safetensors").unlink()
+    with pytest.raises((ValueError, OSError)):
+        deliver(broken, tmp_path / "out" / "model", dtype="bfloat16")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_what_was_not_trained_and_what_needs_merging_are_refused(tmp_path):
+    from trainables._export import reference
+
+    folder = tmp_path / "export"
+    folder.mkdir()
+    described = reference(ModelSettings(path="some/model"), bos="template", base_hash=None)
+    (folder / "export.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="nothing was trained: the trial scores 'some/model'"):
+        deliver(folder, tmp_path / "model")
+    (folder / "export.json").write_text(json.dumps({**described, "kind": "adapter"}))
+    with pytest.raises(ValueError, match=r"--quantize needs a whole model.*Add --merge"):
+        deliver(folder, tmp_path / "model", quantize="int8")
+
+
+def test_the_card_holds_scores_with_intervals_beside_the_base():
+    known = results()
+    text = card(known.rows[1], known.rows[0], {**WRITTEN, "notes": ("mind the gap",)}, "my_model")
+    line = next(line for line in text.split("\n") if line.startswith("| format schema matched"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "95.0 %"
+    assert cells[2] == "83.5 % to 98.6 %", "Wilson's interval of 38 of 40"
+    assert cells[3:6] == ["40", "5.0 %", "+90.0 points"]
+    wanted = (
+        "train.epochs", "builtin:chat", "600 rows trained on, 32 held out", "torch 2.13.0", "mind the gap",
+        f"trial `{ID}`", "vllm serve ./my_model", "## Licence",
+    )  # fmt: skip
+    assert [part for part in wanted if part not in text] == []
+    assert "base_model" not in text.split("# my")[0], "a built-in is no id on the hub"
+    on_hub = card(known.rows[1], None, {**WRITTEN, "base": "owner/model"}, "my_model")
+    assert "base_model: owner/model" in on_hub
+    assert "| – | – | – |" in on_hub, "without a base row there is no difference"
+
+
+def test_a_card_of_an_adapter_says_how_to_load_it_and_one_without_scores_says_so():
+    text = card(results().rows[1].model_copy(update={"evals": {}}), None, {**WRITTEN, "kind": "adapter"}, "it")
+    assert "AutoPeftModelForCausalLM" in text
+    assert "--enable-lora" in text
+    assert "It has not been scored." in text
+
+
+def test_the_command_writes_the_model_its_card_and_says_how_near_it_is(store, tmp_path, capsys):
+    arguments = ["epochs=4", "--sweep", "forms", "--output", str(store), "--to", str(tmp_path / "model")]
+    assert export.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "logits differ from the trial's by at most 0;" in printed
+    assert "95.0 %" in (tmp_path / "model" / "README.md").read_text()
+    assert export.main(arguments) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_the_onnx_model_computes_the_same_logits(made, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = deliver(made, tmp_path / "model", onnx=True)
+    assert (done.folder / "onnx" / "model.onnx").is_file()
+    assert done.onnx_difference <= 1e-4
+
+
+def test_without_the_extra_one_message_names_it(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainables._onnx.PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(ValueError, match=r"--onnx needs no_such_package. Install the extra: pip install 'finesweep"):
+        deliver(made, tmp_path / "model", onnx=True)
+    assert not (tmp_path / "model").exists()

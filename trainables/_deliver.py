@@ -1,0 +1,222 @@
+"""Makes of a trial's export a folder that others load as it stands: transformers, vLLM, TGI.
+
+What an export says in `export.json` is written into the files that those read: the BOS rule into the chat template, the
+ends of a turn into generation_config.json, and the tokenizer under a class name that every version knows.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROBE = 'What is the work of a baker? Write {"name": "string"}.\n1, 2, 3.'
+"""Text whose logits are compared; nothing but letters, digits and marks that any tokenizer knows."""
+MESSAGES = ({"role": "user", "content": "What is the work of a baker?"},)
+NEEDED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Files of a whole model that a server reads, beside its weights in safetensors."""
+ONNX_FOLDER = "onnx"
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What was written, and how near it is to the export."""
+
+    folder: Path
+    kind: str
+    """`full`, or `adapter` where the adapter was copied as it is."""
+    dtype: str
+    quantized: str | None
+    logit_difference: float | None
+    """Largest difference of a logit from the export's own on `PROBE`; None for an adapter, which is a copy."""
+    same_choice: float | None
+    """Share of the positions of `PROBE` at which the most likely token is the same."""
+    onnx_difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def deliver(
+    export: Path,
+    out: Path,
+    *,
+    merge: bool = False,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    onnx: bool = False,
+) -> Delivered:
+    """Write `export` to `out`, which appears whole or not at all.
+
+    `merge`: add an adapter to its base's weights. `dtype`: cast the weights. `quantize`: `int8`, by bitsandbytes.
+    `onnx`: also write onnx/model.onnx. Raises ValueError for a reference, for an adapter where a whole model is needed,
+    and where the ONNX model does not compute the same.
+    """
+    from trainables._export import DESCRIPTION
+
+    description = json.loads((export / DESCRIPTION).read_text(encoding="utf-8"))
+    _check(description, out, merge, dtype, quantize, onnx)
+    fresh = out.with_name(f".{out.name}-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        found = _written(export, fresh, description, merge, dtype, quantize, onnx)
+        if out.is_dir():
+            out.rmdir()
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return Delivered(out, *found)
+
+
+def _check(
+    description: dict[str, Any], out: Path, merge: bool, dtype: str | None, quantize: str | None, onnx: bool
+) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--to: {out} is there already. Name a folder that is not, or remove it.")
+    kind = description["kind"]
+    if kind == "reference":
+        raise ValueError(f"nothing was trained: the trial scores {description['base']['path']!r} as it is. Use that.")
+    asked = [name for name, wanted in (("--dtype", dtype), ("--quantize", quantize), ("--onnx", onnx)) if wanted]
+    if kind == "adapter" and not merge and asked:
+        raise ValueError(f"{asked[0]} needs a whole model, and this trial's export is an adapter. Add --merge.")
+    if onnx:
+        from trainables._onnx import require
+
+        require()
+
+
+def _written(
+    export: Path,
+    fresh: Path,
+    description: dict[str, Any],
+    merge: bool,
+    dtype: str | None,
+    quantize: str | None,
+    onnx: bool,
+) -> tuple[str, str, str | None, float | None, float | None, float | None, tuple[str, ...]]:
+    """Fill the folder; the fields of Delivered behind `folder`."""
+    if description["kind"] == "adapter" and not merge:
+        shutil.copytree(export, fresh)
+        return "adapter", description["dtype"], None, None, None, None, ()
+    if description["kind"] == "adapter":
+        from trainables._merge import merge as merged
+
+        merged(export, fresh, dtype)
+    else:
+        shutil.copytree(export, fresh)
+        if dtype and dtype != description["dtype"]:
+            _cast(fresh, dtype, description["trust_remote_code"])
+    expected, ids, prompt = _expected(export)
+    notes = _make_servable(fresh, description)
+    if not _tokenizes_alike(fresh, prompt):
+        notes.append("its chat template gives other tokens than the prompts of training: serve it with care")
+    onnx_difference = None
+    if onnx:
+        from trainables._onnx import write
+
+        onnx_difference = write(fresh, fresh / ONNX_FOLDER, ids)
+    if quantize:
+        _quantize(fresh, description["trust_remote_code"])
+    difference, same = _compared(fresh, ids, expected, description["trust_remote_code"])
+    absent = [name for name in NEEDED if not (fresh / name).is_file()]
+    if absent:
+        notes.append(f"a server may miss {', '.join(absent)}")
+    return "full", dtype or description["dtype"], quantize, difference, same, onnx_difference, tuple(notes)
+
+
+def _expected(export: Path) -> tuple[Any, list[int], list[int]]:
+    """(logits of the export, [tokens, vocabulary] float32; ids of the probe; ids of a prompt under its template)."""
+    from trainables._export import load
+
+    loaded = load(export)
+    ids = loaded.tokenize(PROBE)
+    return _logits(loaded.model, ids), ids, loaded.tokenize(loaded.prompt(MESSAGES))
+
+
+def _logits(model: Any, ids: list[int]) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
+
+
+def _compared(folder: Path, ids: list[int], expected: Any, trust: bool) -> tuple[float, float]:
+    """(largest difference of a logit, share of the same most likely token) of what was written."""
+    found = _logits(_model(folder, "auto", trust), ids)
+    width = min(found.shape[-1], expected.shape[-1])
+    found, expected = found[:, :width], expected[:, :width]
+    same = (found.argmax(-1) == expected.argmax(-1)).float().mean()
+    return float((found - expected).abs().max()), float(same)
+
+
+def _model(folder: Path, dtype: str, trust: bool, **more: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust, **more).eval()
+
+
+def _replace_weights(folder: Path, model: Any) -> None:
+    for file in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.bin")):
+        file.unlink()
+    model.save_pretrained(folder)
+
+
+def _cast(folder: Path, dtype: str, trust: bool) -> None:
+    from trainables._export import DESCRIPTION
+
+    _replace_weights(folder, _model(folder, dtype, trust))
+    _update(folder / DESCRIPTION, dtype=dtype)
+
+
+def _quantize(folder: Path, trust: bool) -> None:
+    """Weights of the linear layers in 8 bits (LLM.int8, Dettmers et al. 2022, arXiv:2208.07339), as transformers keeps
+    them: config.json says so, and whoever reads it loads them without being told."""
+    from transformers import BitsAndBytesConfig
+
+    model = _model(folder, "auto", trust, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    _replace_weights(folder, model)
+
+
+def _make_servable(folder: Path, description: dict[str, Any]) -> list[str]:
+    """Write template, ends of turn and class of the tokenizer where servers look for them; returns notes."""
+    from trainables._tokenizer import bos_id, load_tokenizer, stop_strings, stop_token_ids
+
+    tokenizer = load_tokenizer(str(folder), "file", format=description.get("format"))
+    template = str(tokenizer.chat_template)
+    notes = []
+    if description["bos"] == "always" and bos_id(tokenizer) is not None:
+        rendered = tokenizer.apply_chat_template(list(MESSAGES), tokenize=False)
+        if not rendered.startswith(tokenizer.bos_token):
+            template = "{{ bos_token }}" + template
+            notes.append("the chat template writes the BOS that training put in front of every row")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    # transformers 5 names the class by its backend, which the versions inside some servers do not know.
+    config = folder / "tokenizer_config.json"
+    kept = json.loads(config.read_text(encoding="utf-8"))
+    for name in ("backend", "is_local", "local_files_only", "chat_template"):
+        kept.pop(name, None)
+    config.write_text(json.dumps({**kept, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), encoding="utf-8")
+    stops = list(stop_token_ids(tokenizer))
+    generation = folder / "generation_config.json"
+    known = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    old = known.get("eos_token_id")
+    old = old if isinstance(old, list) else [] if old is None else [old]
+    known |= {"eos_token_id": sorted({*old, *stops}), "pad_token_id": tokenizer.pad_token_id}
+    generation.write_text(json.dumps(known, indent=2), encoding="utf-8")
+    if strings := stop_strings(tokenizer):
+        notes.append(f"answers end at the text {', '.join(map(repr, strings))}: give it to the server as a stop string")
+    return notes
+
+
+def _tokenizes_alike(folder: Path, prompt: list[int]) -> bool:
+    """Whether transformers' own loading and the chat template give the ids that the model was trained on."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(list(MESSAGES), tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) == prompt
+
+
+def _update(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}, indent=1), encoding="utf-8")
