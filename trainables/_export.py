@@ -197,7 +197,10 @@ def load(folder: Path) -> Loaded:
         device_map=description.get("device_map"),
         trust_remote_code=description["trust_remote_code"],
     )
-    placement = place(settings)
+    if settings.attention == "flash_attention_2" and settings.dtype in ("auto", "float32"):
+        # It computes in 16 bits: in training by autocast, which evals do without.
+        settings = settings.model_copy(update={"attention": "auto"})
+    placement = place(settings, "float32")
     tokenizer = load_tokenizer(
         model_source(settings.path) if kind == "reference" else str(folder),
         settings.tokenizer,

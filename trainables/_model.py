@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from trainables._hub import gated, is_gated, token
 from trainables._settings import ModelSettings
 
 
@@ -32,7 +33,7 @@ def model_source(path: str) -> str:
 
 
 def place(model: ModelSettings, precision: str = "auto") -> Placement:
-    """Resolve device, dtype, attention and precision for this machine.
+    """Resolve device, dtype, attention and precision (float32 also where there is no autocast) for this machine.
 
     Raises ValueError where an explicit request cannot be met: only `auto` falls back.
     """
@@ -43,26 +44,32 @@ def place(model: ModelSettings, precision: str = "auto") -> Placement:
     notes: list[str] = []
     # float32 for `auto`: AdamW's small updates vanish in bfloat16 weights, while autocast gives bf16 its speed.
     dtype = "float32" if model.dtype == "auto" else model.dtype
-    attention = _attention(model, cuda, notes)
     if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "float32"
     if precision == "fp16" and not cuda:
         raise ValueError("train.precision: fp16 needs a GPU (got 'fp16' on a CPU). Use bf16 or float32.")
+    attention = _attention(model, cuda, (dtype, precision) != ("float32", "float32"), notes)
     return Placement(device, dtype, attention, precision, tuple(notes))
 
 
-def _attention(model: ModelSettings, cuda: bool, notes: list[str]) -> str:
+def _attention(model: ModelSettings, cuda: bool, half: bool, notes: list[str]) -> str:
+    """The attention to run; `half`: it would be computed in 16 bits, without which there is no flash attention."""
     from transformers.utils import is_flash_attn_2_available
 
-    flash = cuda and is_flash_attn_2_available()
-    if model.attention == "flash_attention_2" and not flash:
-        why = "flash-attn is not installed" if cuda else "there is no CUDA device"
+    why = None
+    if not cuda:
+        why = "there is no CUDA device"
+    elif not is_flash_attn_2_available():
+        why = "flash-attn is not installed"
+    elif not half:
+        why = "weights and arithmetic are float32, and it computes in 16 bits"
+    if model.attention == "flash_attention_2" and why:
         raise ValueError(f"model.attention: flash_attention_2 cannot run here: {why}. Use auto, sdpa or eager.")
     if model.attention != "auto":
         return model.attention
-    if not flash and cuda:
-        notes.append("attention: sdpa, because flash-attn is not installed")
-    return "flash_attention_2" if flash else "sdpa"
+    if why:
+        notes.append(f"attention: sdpa, because {why}")
+    return "sdpa" if why else "flash_attention_2"
 
 
 def load_model(model: ModelSettings, placement: Placement, quantization: dict[str, Any] | None = None) -> Any:
@@ -90,9 +97,12 @@ def load_model(model: ModelSettings, placement: Placement, quantization: dict[st
             dtype=getattr(torch, placement.dtype),
             attn_implementation=placement.attention,
             trust_remote_code=model.trust_remote_code,
+            token=token(),
             **extra,
         )
     except OSError as error:
+        if is_gated(error):
+            raise ValueError(f"model.path: {gated(model.path)}.") from error
         raise ValueError(f"model.path: cannot load {model.path!r}: {_reason(error)}") from error
     if not quantization:
         return loaded if "device_map" in extra else loaded.to(placement.device)
@@ -103,8 +113,6 @@ def load_model(model: ModelSettings, placement: Placement, quantization: dict[st
 
 def _reason(error: OSError) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "gated" in str(error).lower() or "401" in str(error):
-        return f"{text} The model is gated: accept its licence and set HF_TOKEN."
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return f"{text} HF_HUB_OFFLINE is set: name a folder, or unset it to download."
     return text

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trainables._hub import token
 from trainables._model import Placement
 
 
@@ -71,7 +72,7 @@ def loftq(model: Any) -> Any:
 
     known = model.get_base_model().config
     plain = AutoModelForCausalLM.from_pretrained(
-        known._name_or_path, revision=getattr(known, "_commit_hash", None), dtype=torch.float32
+        known._name_or_path, revision=getattr(known, "_commit_hash", None), dtype=torch.float32, token=token()
     )
     weights = dict(plain.named_parameters())
     with torch.no_grad():

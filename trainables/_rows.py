@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trainables._hub import gated, is_gated, token
 from trainables._settings import DataSettings
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
@@ -145,15 +146,18 @@ def _hub_rows(data: DataSettings) -> Iterator[Any]:
     from datasets import load_dataset
 
     try:
-        table = _at_revision(load_dataset(data.path, data.name, split=data.split, revision=data.revision), data)
+        found = load_dataset(data.path, data.name, split=data.split, revision=data.revision, token=token())
+        table = _at_revision(found, data)
     except Exception as error:  # datasets raises a dozen kinds for one fact: it cannot be had
+        if is_gated(error):
+            raise DataError(f"data.path: {gated(data.path, 'dataset')}.") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = "".join(
             f", {key} {value!r}" for key, value in (("name", data.name), ("revision", data.revision)) if value
         )
         raise DataError(
             f"data.path: cannot read the hub data set {data.path!r} (split {data.split!r}{where}): {reason} "
-            "Name a file or folder on disk, or check the network, HF_HUB_OFFLINE and, for a gated one, HF_TOKEN."
+            "Name a file or folder on disk, or check the network and HF_HUB_OFFLINE."
         ) from error
     yield from table
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables._hub import gated, is_gated, token
 from trainables.core.formats import parse_format
 from trainables.core.masking import safe_edges
 from trainables.core.rendering import TemplateRefused, template_renderer
@@ -57,7 +58,9 @@ def load_tokenizer(
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision, trust_remote_code=trust_remote_code, token=token()
+            )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ValueError(_cannot("load the tokenizer of", source, error)) from error
     if format is None:
@@ -115,6 +118,7 @@ def _file(source: str, name: str, revision: str | None) -> Path | None:
             source,
             name,
             revision=revision,
+            token=token(),
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=name == "tokenizer.json",
         )
@@ -138,6 +142,8 @@ def _content(token: Any) -> str:
 
 
 def _cannot(what: str, source: str, error: Exception) -> str:
+    if is_gated(error):
+        return f"model.path: {gated(source)}."
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"model.path: cannot {what} {source!r}: {reason} Name a folder with the tokenizer's files, or a hub id."
 

@@ -66,6 +66,8 @@ class Content:
     """Absolute path; built-in data is written to the cache. None where only the hub has it."""
     unresolved: str | None = None
     """What this machine lacks and the way out, one line; a plan shows it, a run refuses it."""
+    described: Path | None = None
+    """The folder of a model's config.json where its weights are not here."""
     rows: int | None = None
     """Rows of data, at most `max_rows`; None where counting them would take long."""
     commit: str | None = None
@@ -169,7 +171,8 @@ class Contents:
 
     def shapes(self, settings: ModelSettings) -> dict[str, Any] | None:
         """Sizes of a model whose config.json is on this machine (see `record.shapes.shapes`), else None."""
-        folder = self._model(settings).path
+        found = self._model(settings)
+        folder = found.path or found.described
         return None if folder is None else shapes(folder, self.cache)
 
     def tokenizer_warning(self, settings: ModelSettings) -> str | None:
@@ -286,9 +289,9 @@ def _from_hub(
     if resolved.commit is None:
         near = _nearby(name, wanted)
         hint = f"; there is a folder or file {near!r}" if near else ""
-        return Content(None, None, f"{resolved.unresolved}{hint}")
+        return Content(None, None, f"{resolved.unresolved}{hint}", resolved.described)
     folder = resolved.folder if kind == "model" else None
-    return Content(f"hub:{name}@{resolved.commit}{part}", folder, commit=resolved.commit)
+    return Content(f"hub:{name}@{resolved.commit}{part}", folder, described=resolved.described, commit=resolved.commit)
 
 
 def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainables._hub import gated, token
+
 Kind = Literal["model", "dataset"]
 
 ID = re.compile(r"^(?!.*(--|\.\.))[A-Za-z0-9_.-]{1,96}(/[A-Za-z0-9_.-]{1,96})?$")
@@ -24,6 +26,8 @@ class Resolved:
     commit: str | None = None
     folder: Path | None = None
     unresolved: str | None = None
+    described: Path | None = None
+    """The folder of a model's config.json where its weights are not there."""
 
 
 def is_id(name: str) -> bool:
@@ -40,7 +44,10 @@ def resolve(repo: str, revision: str | None, kind: Kind) -> Resolved:
     if offline:
         what = "folder" if kind == "model" else "file or folder"
         way_out = f"{offline} is set (unset it to download, or name a {what})"
-        return Resolved(unresolved=f"{_named(repo, revision)}: not in the hub cache, and {way_out}")
+        described = _described(repo, revision) if kind == "model" else None
+        return Resolved(
+            unresolved=f"{_named(repo, revision)}: not in the hub cache, and {way_out}", described=described
+        )
     return _ask(repo, revision, kind)
 
 
@@ -71,14 +78,7 @@ def _cached(repo: str, revision: str | None, kind: Kind) -> tuple[str | None, Pa
     from huggingface_hub import constants
 
     base = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"
-    wanted = revision or "main"
-    if COMMIT.match(wanted):
-        commit: str | None = wanted
-    else:
-        try:
-            commit = (base / "refs" / wanted).read_text(encoding="utf-8").strip()
-        except OSError:
-            commit = None
+    commit = _known_commit(base, revision)
     if kind == "dataset":
         prepared = _prepared(repo, commit if commit or revision else None, any_commit=revision is None)
         if prepared is not None:
@@ -87,6 +87,26 @@ def _cached(repo: str, revision: str | None, kind: Kind) -> tuple[str | None, Pa
         return None, None
     snapshot = base / "snapshots" / commit
     return (commit, snapshot) if _usable(snapshot, kind) else (None, None)
+
+
+def _known_commit(base: Path, revision: str | None) -> str | None:
+    """The commit that the cache has noted for a branch, tag or commit."""
+    wanted = revision or "main"
+    if COMMIT.match(wanted):
+        return wanted
+    try:
+        return (base / "refs" / wanted).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def _described(repo: str, revision: str | None) -> Path | None:
+    """The folder in the cache with a model's config.json, whatever else is there."""
+    from huggingface_hub import constants
+
+    base = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    snapshot = base / "snapshots" / (_known_commit(base, revision) or "none")
+    return snapshot if (snapshot / "config.json").is_file() else None
 
 
 def _usable(snapshot: Path, kind: Kind) -> bool:
@@ -128,25 +148,52 @@ def _ask(repo: str, revision: str | None, kind: Kind) -> Resolved:
     if _unreachable:
         return Resolved(unresolved=f"{name}: {_unreachable[0]}")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
-    token = os.environ.get("HF_TOKEN") or None
-    api = HfApi(token=token or False)
-    gated = f"{name}: the {kind} is gated (accept its licence on the hub and set HF_TOKEN)"
+    api = HfApi(token=token())
     try:
         ask = api.model_info if kind == "model" else api.dataset_info
         info = ask(repo, revision=revision, timeout=TIMEOUT_SECONDS)
+        if info.gated and not token():
+            return Resolved(unresolved=gated(repo, kind))
+        if info.gated:
+            # What a gated repository is called is no secret; whether its files may be read is another question.
+            api.auth_check(repo, repo_type=kind)
     except GatedRepoError:
-        return Resolved(unresolved=gated)
+        return Resolved(unresolved=gated(repo, kind))
     except RevisionNotFoundError:
         return Resolved(unresolved=f"{repo}: has no revision {revision!r} on the hub")
     except RepositoryNotFoundError:
-        private = "" if token else "; a private one needs HF_TOKEN"
+        private = "" if token() else "; a private one needs HF_TOKEN"
         return Resolved(unresolved=f"{name}: no such {kind} on the hub (check the spelling{private})")
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code == 401:
+            return Resolved(unresolved=f"{name}: the hub refuses HF_TOKEN (mend it, or unset it)")
+        return _not_reached(name, error)
     except Exception as error:  # every way in which a network can fail
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        _unreachable.append(f"not in the hub cache, and the hub cannot be reached ({reason[:120]})")
-        return Resolved(unresolved=f"{name}: {_unreachable[0]}")
-    if info.gated and token is None:
-        return Resolved(unresolved=gated)
-    return Resolved(commit=info.sha)
+        return _not_reached(name, error)
+    return Resolved(commit=info.sha, described=_fetched(repo, info.sha) if kind == "model" else None)
+
+
+def _not_reached(name: str, error: Exception) -> Resolved:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    _unreachable.append(f"not in the hub cache, and the hub cannot be reached ({reason[:120]})")
+    return Resolved(unresolved=f"{name}: {_unreachable[0]}")
+
+
+def _fetched(repo: str, commit: str | None) -> Path | None:
+    """The folder of a model's config.json, fetched where it is not there: a plan needs its sizes, not its weights."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        file = hf_hub_download(repo, "config.json", revision=commit, token=token(), etag_timeout=TIMEOUT_SECONDS)
+    except Exception:  # a plan without sizes is a plan all the same
+        return None
+    return Path(file).parent

@@ -313,20 +313,11 @@ def test_another_revision_or_a_model_without_weights_is_not_in_the_cache(content
     assert "owner/name@v2" in contents.model(model("owner/name", revision="v2")).unresolved
 
 
-class Answer:
-    def __init__(self, gated):
-        self.gated, self.sha = gated, COMMIT
-
-
-def test_the_hub_is_asked_where_it_may_be_and_a_gated_model_needs_a_token(contents, cache, monkeypatch):
-    from huggingface_hub import HfApi
-
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(HfApi, "model_info", lambda self, name, **more: Answer("manual" if "gated" in name else False))
-    assert contents.model(model("owner/name")).hash == f"hub:owner/name@{COMMIT}"
-    assert "HF_TOKEN" in contents.model(model("owner/gated")).unresolved
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
-    assert contents.model(model("owner/gated")).hash == f"hub:owner/gated@{COMMIT}"
+def test_a_config_alone_in_the_cache_gives_the_sizes_of_a_model_that_is_not_here(contents, cache):
+    cached(cache, "model", "config.json")
+    found = contents.model(model("owner/name"))
+    assert (found.hash, found.path, found.described) == (None, None, cache / f"models--owner--name/snapshots/{COMMIT}")
+    assert contents.model(model("owner/name", revision="v2")).described is None
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(contents, cache, monkeypatch):
