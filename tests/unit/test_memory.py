@@ -53,28 +53,8 @@ def memory(footprint=FULL, shape=SHAPE, rows=4, tokens=256, **arguments):
     return training_memory(shape, footprint, rows=rows, tokens=tokens, **arguments)
 
 
-@pytest.mark.parametrize(
-    "footprint, arguments, measured",
-    [
-        (FULL, {}, 779.0e6),
-        (FULL, {"gradient_checkpointing": True}, 537.6e6),
-        (FULL, {"compute_dtype": "bfloat16"}, 755.5e6),
-        (lora(), {}, 451.2e6),
-        (lora(dropout=True), {}, 601.2e6),
-        (lora(dtype="bfloat16"), {"dtype": "bfloat16", "compute_dtype": "bfloat16"}, 339.4e6),
-        (QLORA, {}, 389.5e6),
-        (QLORA, {"gradient_checkpointing": True}, 172.7e6),
-        (lora(bits=4, double_quantization=True, dropout=True), {"compute_dtype": "bfloat16"}, 483.8e6),
-    ],
-)
-def test_the_estimate_is_near_the_measured_peak(footprint, arguments, measured):
-    # Measured by bench/memory.py: bytes alive at once, two steps of two micro batches, AdamW, on a CPU.
-    assert memory(footprint, device="cpu", **arguments).total == pytest.approx(measured, rel=0.1)
-
-
 def test_weights_are_what_the_model_says_of_itself():
-    # get_memory_footprint() of the same model: in float32, in bfloat16, and in NF4 prepared for training, where FACTS
-    # of the libraries have 42.4 MB for it; adapters are float32.
+    # get_memory_footprint() of such a model: in float32, in bfloat16, and in NF4 prepared for training.
     assert FULL.weight_bytes == 104_458_240
     assert lora(dtype="bfloat16").weight_bytes == 52_229_120
     assert QLORA.weight_bytes / 1e6 == pytest.approx(42.4, rel=0.005)
