@@ -56,6 +56,20 @@ def _entry(path: str, content: bytes) -> dict[str, object]:
     return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
 
+def _listed(files: Files, under: str, is_recursive: bool) -> list[dict[str, object]]:
+    """What lies under a folder, or only directly in it, folders as entries of their own."""
+    front = f"{under}/" if under else ""
+    found: dict[str, dict[str, object]] = {}
+    for path, content in sorted(files.items()):
+        if path.startswith(front):
+            first, slash, _ = path.removeprefix(front).partition("/")
+            if slash and not is_recursive:
+                found[front + first] = {"type": "directory", "path": front + first, "size": 0, "oid": "0" * 40}
+            else:
+                found[path] = _entry(path, content)
+    return list(found.values())
+
+
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -97,7 +111,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             entries = [_entry(path, content) for path, content in sorted(files.items())]
             under = "/".join(rest[2:])
             if what == "tree":
-                inside = [entry for entry in entries if not under or str(entry["path"]).startswith(f"{under}/")]
+                inside = _listed(files, under, "recursive=true" in self.path.lower())
                 if under and not inside:
                     self.missing("Entry")
                     return

@@ -81,6 +81,7 @@ class Contents:
         self.cache = cache.absolute()
         self._hashes = FileHashes(self.cache / "hashes.json")
         self._looked: dict[tuple[str, str, str, str | None], int | None] = {}
+        self._resolved: dict[tuple[str, str | None, hub.Kind], hub.Resolved] = {}
 
     def model(self, settings: ModelSettings) -> Content:
         """A model's weights, configuration and tokenizer, with the bytes of `chat_template` where one is given.
@@ -118,9 +119,8 @@ class Contents:
         if not path.exists():
             if _looks_local(name, (*SUFFIXES, ".csv", ".txt", ".tsv")) or not hub.is_id(name):
                 raise _missing(key, name, "no such file or folder", _holds_rows(name, kind))
-            return _from_hub(
-                name, settings, "dataset", _holds_rows(name, kind), f":{settings.name or ''}:{settings.split}"
-            )
+            part = f":{settings.name or ''}:{settings.split}"
+            return self._from_hub(name, settings, "dataset", _holds_rows(name, kind), part)
         files = self._data_files(settings, kind, key)
         empty = next((file for file in files if file.stat().st_size == 0), None)
         if empty is not None:
@@ -200,7 +200,7 @@ class Contents:
         if not path.exists():
             if _looks_local(name, ()) or not hub.is_id(name):
                 raise _missing(key, name, "no such folder", holds_it)
-            return _from_hub(name, settings, "model", holds_it)
+            return self._from_hub(name, settings, "model", holds_it)
         if not path.is_dir():
             raise MissingDataError(str(Mistake(key, name, "must be a folder or a hub id, this is a file", fix)))
         if not (path / needed).is_file():
@@ -216,6 +216,26 @@ class Contents:
             raise MissingDataError(str(Mistake(key, name, rule, "Save the model's tokenizer into it.")))
         found = _joined((file.relative_to(path).as_posix(), self._large(file)) for file in files)
         return Content(found, path)
+
+    def _from_hub(
+        self,
+        name: str,
+        settings: ModelSettings | DataSettings | None,
+        kind: hub.Kind,
+        wanted: Callable[[Path], bool],
+        part: str = "",
+    ) -> Content:
+        asked = (name, settings.revision if settings is not None else None, kind)
+        # Asked once: a branch that moves while a sweep is planned and run would give its trials several ids.
+        resolved = self._resolved.get(asked) or hub.resolve(*asked)
+        if resolved.commit is None:
+            near = _nearby(name, wanted)
+            hint = f"; there is a folder or file {near!r}" if near else ""
+            return Content(None, None, f"{resolved.unresolved}{hint}", resolved.described)
+        self._resolved[asked] = resolved
+        folder = resolved.folder if kind == "model" else None
+        told = f"hub:{name}@{resolved.commit}{part}"
+        return Content(told, folder, described=resolved.described, commit=resolved.commit)
 
     def _large(self, file: Path) -> str:
         return self._hashes.of(file, remember=file.stat().st_size > REMEMBERED_BYTES)
@@ -276,22 +296,6 @@ def _keep(path: Path, value: dict[str, Any]) -> None:
         write_text(path, json.dumps(value) + "\n")
     except OSError:
         return  # A cache that cannot be written costs time, not the answer.
-
-
-def _from_hub(
-    name: str,
-    settings: ModelSettings | DataSettings | None,
-    kind: hub.Kind,
-    wanted: Callable[[Path], bool],
-    part: str = "",
-) -> Content:
-    resolved = hub.resolve(name, settings.revision if settings is not None else None, kind)
-    if resolved.commit is None:
-        near = _nearby(name, wanted)
-        hint = f"; there is a folder or file {near!r}" if near else ""
-        return Content(None, None, f"{resolved.unresolved}{hint}", resolved.described)
-    folder = resolved.folder if kind == "model" else None
-    return Content(f"hub:{name}@{resolved.commit}{part}", folder, described=resolved.described, commit=resolved.commit)
 
 
 def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from orchestrator.decide.placement import Capacity
 from orchestrator.errors import ResourceError
@@ -83,7 +84,7 @@ def connected(threads: int | None) -> Iterator[Capacity]:
                 token = "" if _has_token() else " It may want a token: put the cluster's into ~/.ray/auth_token."
                 raise ResourceError(f"{where} Start it, or unset RAY_ADDRESS.{token}") from error
         else:
-            ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common)
+            _start_here(common)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         total = ray.cluster_resources()
@@ -101,3 +102,20 @@ def _has_token() -> bool:
         return True
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _start_here(common: dict[str, Any]) -> None:
+    """Start a private cluster; twice, because a busy machine may exceed the 30 s that Ray gives its own processes."""
+    import ray
+
+    for attempt in (1, 2):
+        try:
+            ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common)
+            return
+        except Exception as error:  # Ray raises the bare class for it
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == 2:
+                told = "Ray could not be started: this machine is too busy, or out of memory"
+                raise ResourceError(f"{told} ({error}). What is finished is kept: run the command again.") from error

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -318,6 +319,22 @@ def test_a_config_alone_in_the_cache_gives_the_sizes_of_a_model_that_is_not_here
     found = contents.model(model("owner/name"))
     assert (found.hash, found.path, found.described) == (None, None, cache / f"models--owner--name/snapshots/{COMMIT}")
     assert contents.model(model("owner/name", revision="v2")).described is None
+
+
+def test_a_branch_that_moves_while_a_sweep_is_planned_and_run_gives_one_commit(contents, cache, monkeypatch):
+    from huggingface_hub import HfApi
+
+    commits = iter([COMMIT, "b" * 40])
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(HfApi, "model_info", lambda self, name, **more: SimpleNamespace(gated=False, sha=next(commits)))
+    found = {contents.model(model("owner/name")) for _ in range(3)}
+    assert {(content.hash, content.commit) for content in found} == {(f"hub:owner/name@{COMMIT}", COMMIT)}
+
+
+@pytest.mark.parametrize("name, folder", [("PeterV09/smol-6k", "PeterV09___smol-6k"), ("a/IFEval", "a___if_eval")])
+def test_a_data_set_that_was_read_before_is_found_under_the_name_it_is_kept_by(name, folder, contents, cache, tmp_path):
+    (tmp_path / "home" / "datasets" / folder / "default" / "0.0.0" / COMMIT).mkdir(parents=True)
+    assert contents.data(data(name)).commit == COMMIT
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(contents, cache, monkeypatch):
