@@ -54,13 +54,19 @@ def linear_modules(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tu
     tables: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if module is head or module is table:
-            rows, columns = getattr(module.weight, "ds_shape", module.weight.shape)
-            tables[name] = (int(rows), int(columns))
+            rows, width = _shape(module.weight)
+            tables[name] = (rows, width)
         elif isinstance(module, nn.Linear):
             linear[name] = (int(module.out_features), int(module.in_features))
         elif isinstance(module, Conv1D):
-            linear[name] = (int(module.weight.shape[1]), int(module.weight.shape[0]))
+            width, rows = _shape(module.weight)
+            linear[name] = (rows, width)
     return linear, tables
+
+
+def _shape(weight: Any) -> tuple[int, ...]:
+    """The whole shape, also where this process holds a part (DeepSpeed's stage 3)."""
+    return tuple(int(size) for size in getattr(weight, "ds_shape", weight.shape))
 
 
 def groups_with_ratio(model: Any, ratio: float, train: TrainSettings) -> list[dict[str, Any]]:

@@ -25,7 +25,11 @@ def read_quantized(quantization: dict[str, Any], placement: Placement) -> dict[s
             bnb_4bit_compute_dtype=getattr(torch, compute),
             bnb_4bit_quant_storage=getattr(torch, quantization.get("storage_dtype", "uint8")),
         )
-    return {"quantization_config": settings, "device_map": {"": placement.device}}
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    # DeepSpeed's stage 3 says itself where weights go.
+    where = {} if is_deepspeed_zero3_enabled() else {"device_map": {"": placement.device}}
+    return {"quantization_config": settings, **where}
 
 
 def without_repacking(model: Any) -> Any:

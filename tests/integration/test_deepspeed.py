@@ -1,5 +1,6 @@
 """DeepSpeed changes how a trial is spread over workers, and nothing else: run in processes without a compiler."""
 
+import json
 import shutil
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from tests.local_reporter import fit_in_ranks, job
 from trainables.builtin import sources
+
+pytestmark = pytest.mark.timeout(900)
 
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2)
@@ -31,7 +34,7 @@ def rows(tmp_path_factory):
 def run(tmp_path_factory, rows):
     """A function that trains named jobs in processes that are started once, and gives their content and folder."""
 
-    def fits(world, **named):
+    def fits(world, named):
         folder, todo = tmp_path_factory.mktemp("fits"), []
         for name, settings in named.items():
             rest = dict(settings)
@@ -53,7 +56,7 @@ def stages(run):
     found = {}
     for world in WORLDS:
         blocks = {f"stage{stage}": {"blocks": {"deepspeed": {"stage": stage}}} for stage in STAGES}
-        for name, content in run(world, plain={}, **blocks).items():
+        for name, content in run(world, {"plain": {}, **blocks}).items():
             found[world, None if name == "plain" else int(name[-1])] = content
     return found
 
@@ -114,3 +117,105 @@ def test_an_export_of_divided_weights_is_whole(stages):
     loaded, info = AutoModelForCausalLM.from_pretrained(stages[2, 3]["export"], output_loading_info=True)
     assert not info["missing_keys"]
     assert loaded(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+OWN_FILE = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+    "bf16": {"enabled": "auto"},
+    "zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"},
+}
+LORA = {"rank": 4, "alpha": 8}
+
+
+@pytest.fixture(scope="module")
+def others(run, tmp_path_factory):
+    """What two workers make of other settings, by name."""
+    kept, own = tmp_path_factory.mktemp("kept"), tmp_path_factory.mktemp("own") / "mine.json"
+    own.write_text(json.dumps(OWN_FILE))
+
+    def under(stage, method="sft", precision="float32", **rest):
+        blocks = {} if method == "sft" else {method: LORA}
+        blocks |= {} if stage is None else {"deepspeed": {"stage": stage, **rest}}
+        return {"method": method, "blocks": blocks, "train": {"precision": precision, "save_every": 3}}
+
+    adapters = {f"{method} {stage}": under(stage, method) for method in ("lora", "qlora") for stage in (None, 2, 3)}
+    ended = kept / "ended"
+    return run(
+        2,
+        {
+            **{f"bf16 {stage}": under(stage, precision="bf16") for stage in (None, 0, 2, 3)},
+            "offload 2": under(2, offload_optimizer=True),
+            "offload 3": under(3, offload_optimizer=True, offload_parameters=True),
+            "own file": under(None) | {"blocks": {"deepspeed": {"config": str(own)}}},
+            "stopped": under(3) | {"keep": kept, "stop_after": 3},
+            "resumed": under(3) | {"resume": kept / "checkpoint-3"},
+            "at the end": under(3) | {"keep": ended},
+            "resumed at the end": under(3) | {"resume": ended / "checkpoint-6"},
+            "another stage": under(2) | {"resume": kept / "checkpoint-3"},
+            **adapters,
+        },
+    )
+
+
+@pytest.mark.parametrize("name, stage", [("offload 2", 2), ("offload 3", 3), ("own file", 1)])
+def test_offload_and_a_file_of_ones_own_change_no_loss(stages, others, name, stage):
+    content = others[name]
+    assert (parallel(content)["engine"], parallel(content)["stage"]) == ("DeepSpeedEngine", stage)
+    assert curve(content) == pytest.approx(curve(stages[1, None]), abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_bf16_trains_on_a_cpu_as_without_deepspeed(stages, others, stage):
+    content, plain = others[f"bf16 {stage}"], others["bf16 None"]
+    assert content["summary"]["precision"] == "bf16"
+    # One rounding more or less in bfloat16 is 1/256 of a value.
+    assert curve(content) == pytest.approx(curve(plain), rel=1 / 256)
+    assert curve(content)[0] != pytest.approx(curve(stages[1, None])[0], abs=1e-4)
+    assert weights(content)["model.norm.weight"].dtype == torch.float32
+
+
+def test_a_checkpoint_of_divided_weights_is_resumed_to_the_same_bits(stages, others):
+    resumed, undisturbed = others["resumed"], stages[2, 3]
+    assert others["stopped"]["export"].exists() is False
+    assert resumed["resumed_at_step"] == 3
+    assert curve(resumed) == curve(undisturbed)
+    divided = weights(undisturbed)
+    assert all(torch.equal(tensor, divided[name]) for name, tensor in weights(resumed).items())
+
+
+def test_a_checkpoint_of_the_last_step_needs_no_more_training(stages, others):
+    resumed, undisturbed = others["resumed at the end"], weights(stages[2, 3])
+    assert resumed["resumed_at_step"] == 6
+    assert curve(resumed) == curve(stages[2, 3])
+    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(resumed).items())
+
+
+def test_a_checkpoint_of_another_stage_is_not_read_and_that_is_said(others):
+    content = others["another stage"]
+    assert content["resumed_at_step"] == 0
+    assert len(curve(content)) == 6
+    (note,) = [note for note in content["notes"] if "from the start" in note]
+    assert "deepspeed (stage 3, workers 2), this is deepspeed (stage 2, workers 2)" in note
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_adapter_trains_as_without_deepspeed_and_its_export_is_whole(others, method, stage):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    content, plain = others[f"{method} {stage}"], others[f"{method} None"]
+    assert (parallel(content)["engine"], parallel(content)["stage"]) == ("DeepSpeedEngine", stage)
+    assert parallel(content)["partitioned"] is (stage == 3)
+    assert curve(content) == pytest.approx(curve(plain), abs=1e-4)
+    found, whole = (weights(item, "adapter_model.safetensors") for item in (content, plain))
+    assert set(found) == set(whole)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0)
+    base = AutoModelForCausalLM.from_pretrained(sources.mini_path())
+    adapted = PeftModel.from_pretrained(base, content["export"])
+    assert adapted(torch.tensor([[1, 2, 3]])).logits.isfinite().all()

@@ -1,0 +1,44 @@
+"""What is wrong, and what is worth saying, where a trial is spread over devices by `deepspeed` or `fsdp`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.errors import Mistake
+from trainables._deepspeed import Shape, deepspeed_config, offloads, stage_of
+from trainables._parallel import DeepSpeed
+from trainables.core.batches import batch_shape
+
+
+def both_mistakes(blocks: Mapping[str, Any]) -> list[Mistake]:
+    """Whether both ways of spreading a trial are asked for."""
+    if not {"deepspeed", "fsdp"} <= set(blocks):
+        return []
+    return [Mistake("fsdp", None, "cannot be used together with deepspeed", "Keep one of the two blocks.")]
+
+
+def deepspeed_mistakes(settings: TrialSettings, own: Mapping[str, Any] | None) -> list[Mistake]:
+    """Whether DeepSpeed can do what the trial says; `own` is the content of the file that `deepspeed.config` names."""
+    block, train, model = DeepSpeed(**settings.blocks["deepspeed"]), settings.train, settings.model
+    workers = settings.resources.workers
+    micro_batch, accumulation = batch_shape(train.global_batch, workers, train.micro_batch, train.accumulation)
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    precision = None if train.precision == "auto" else train.precision
+    try:
+        deepspeed_config(block, model, train, Shape(micro_batch, accumulation, workers, dtype, precision), own)
+    except ValueError as error:
+        key, _, rule = str(error).partition(": ")
+        return [Mistake(key, None, rule.rstrip("."))]
+    return []
+
+
+def deepspeed_warning(settings: TrialSettings, own: Mapping[str, Any] | None) -> str | None:
+    """One line where ZeRO is asked for and has nothing to divide, else None."""
+    block = DeepSpeed(**settings.blocks["deepspeed"])
+    stage = stage_of(block, own)
+    if stage == 0 or settings.resources.workers > 1 or offloads(block, own):
+        return None
+    return (
+        f"deepspeed: ZeRO stage {stage} divides nothing on one worker, so it saves neither memory nor time there. "
+        "Set resources.workers to 2 or more, or deepspeed.offload_optimizer."
+    )
