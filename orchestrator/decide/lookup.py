@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from orchestrator.decide.estimate import Estimate, estimate
 from orchestrator.decide.identity import json_schemas
+from orchestrator.decide.parallel import deepspeed_mistakes
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.decide.space import canonical
 from orchestrator.errors import MissingDataError, Mistake
@@ -19,7 +20,7 @@ HELDOUT = "heldout"
 Found = TypeVar("Found")
 
 
-NAMED = re.compile(r"((?:model|data|adapter|evals|train)(?:\.\w+)*): ")
+NAMED = re.compile(r"((?:model|data|adapter|evals|train|deepspeed)(?:\.\w+)*): ")
 """How a message begins that names its own key."""
 
 
@@ -56,6 +57,9 @@ class Catalogue(Protocol):
 
     def function(self, spec: str, key: str, /) -> None:
         """A function of the user's own, `module:function`."""
+
+    def deepspeed(self, path: str, /) -> Mapping[str, Any]:
+        """The content of a DeepSpeed JSON file."""
 
     def shapes(self, settings: ModelSettings, /) -> Mapping[str, Any] | None:
         """Sizes of the model, `parameters` among them."""
@@ -138,6 +142,16 @@ class Lookup:
         models = {canonical(trial.model.model_dump(mode="json")): trial.model for trial in trials}
         found = [self.ask("model.path", partial(self.contents.tokenizer_warning, model)) for model in models.values()]
         return list(dict.fromkeys(text for text in found if text))
+
+    def check_deepspeed(self, trials: list[TrialSettings]) -> None:
+        """Whether the JSON file that a trial names for DeepSpeed is there, and agrees with the trial."""
+        for settings in trials:
+            if "deepspeed" not in settings.blocks:
+                continue
+            name = settings.blocks["deepspeed"]["config"]
+            own = self.ask("deepspeed.config", partial(self.contents.deepspeed, name)) if name else None
+            if own is not None or not name:
+                self.mistakes += [item for item in deepspeed_mistakes(settings, own) if item not in self.mistakes]
 
     def check_evals(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> None:
         """Whether the data of each eval is there, and the JSON schemas that it names."""

@@ -1,11 +1,11 @@
-"""What is wrong, and what is worth saying, where a trial is spread over devices by `deepspeed` or `fsdp`."""
+"""What is wrong where a trial is spread over devices by `deepspeed` or `fsdp`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.errors import Mistake
-from trainables._deepspeed import Shape, deepspeed_config, offloads, stage_of
+from trainables._deepspeed import Shape, deepspeed_config
 from trainables._parallel import DeepSpeed
 from trainables.core.batches import batch_shape
 
@@ -30,15 +30,3 @@ def deepspeed_mistakes(settings: TrialSettings, own: Mapping[str, Any] | None) -
         key, _, rule = str(error).partition(": ")
         return [Mistake(key, None, rule.rstrip("."))]
     return []
-
-
-def deepspeed_warning(settings: TrialSettings, own: Mapping[str, Any] | None) -> str | None:
-    """One line where ZeRO is asked for and has nothing to divide, else None."""
-    block = DeepSpeed(**settings.blocks["deepspeed"])
-    stage = stage_of(block, own)
-    if stage == 0 or settings.resources.workers > 1 or offloads(block, own):
-        return None
-    return (
-        f"deepspeed: ZeRO stage {stage} divides nothing on one worker, so it saves neither memory nor time there. "
-        "Set resources.workers to 2 or more, or deepspeed.offload_optimizer."
-    )

@@ -102,6 +102,7 @@ def make_plan(
     _once_each(own, expansion.trials, mistakes)
     mistakes += _unranked(sweep.objective, [trial.settings for trial in own])
     look.check_functions([trial.settings for trial in own])
+    look.check_deepspeed([trial.settings for trial in own])
     look.check_evals(sweep.evals, [trial.settings for trial in own])
     bases, base_of = _bases(own, sweep, registry, plan)
     base_ids = {base.id for base in bases}

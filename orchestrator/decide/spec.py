@@ -15,6 +15,7 @@ from orchestrator.decide.suggest import did_you_mean
 from orchestrator.decide.trials import COMMON, TOP, Expansion, expand
 from orchestrator.errors import Mistake, SweepFileError
 from orchestrator.registry import NO_METHOD, Registry, installed
+from trainables._parallel import DeepSpeed
 from trainables._settings import DataSettings, ModelSettings, TrainSettings
 
 __all__ = [
@@ -215,6 +216,9 @@ def _look_up(merged: Mapping[str, Any], registry: Registry, look: Lookup) -> Non
     data = None if "data" in swept or not trains else _readable(DataSettings, merged.get("data"))
     if data is not None:
         look.ask("data.path", lambda: look.contents.data(data))
+    spread = None if "deepspeed" in swept else _readable(DeepSpeed, merged.get("deepspeed"))
+    if spread is not None and spread.config:
+        look.ask("deepspeed.config", lambda: look.contents.deepspeed(spread.config))
     evals = merged.get("evals")
     asked = evals.items() if isinstance(evals, Mapping) else ()
     found = {name: _readable(registry.eval(name).Config, value) for name, value in asked if name in registry.evals}

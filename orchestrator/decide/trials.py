@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.decide.fields import validate
 from orchestrator.decide.layers import ABSENT, expand_shorthand, get, lay
+from orchestrator.decide.parallel import both_mistakes
 from orchestrator.decide.search import Keys, points
 from orchestrator.decide.settings import Resources, Search, TrialSettings
 from orchestrator.decide.space import Axis, Overrides, Point, canonical
@@ -103,6 +104,7 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
             mistakes += wrong
             if block is not None:
                 blocks[name] = block.model_dump(mode="json")
+    mistakes += both_mistakes(blocks)
     adapter = merged.get("adapter")
     if adapter is not None and method != NO_METHOD:
         fix = "Remove it, or use `method: none` to score what exists."

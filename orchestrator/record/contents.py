@@ -22,6 +22,7 @@ from orchestrator.record.hashes import FileHashes
 from orchestrator.record.layouts import check_template, check_text, look_at_files
 from orchestrator.record.ledger import read_json, write_text
 from orchestrator.record.shapes import shapes, tokenizer_warning
+from trainables._deepspeed import read_config
 from trainables._rows import SUFFIXES, DataError, files_of
 from trainables._settings import DataSettings, ModelSettings
 
@@ -168,6 +169,16 @@ class Contents:
     def function(self, spec: str, key: str) -> None:
         """Whether the module of a user's own function is there; it is not imported."""
         check_function(spec, key)
+
+    def deepspeed(self, name: str) -> dict[str, Any]:
+        """The content of a DeepSpeed JSON file. Raises MissingDataError where it is not there or is no JSON."""
+        path = Path(name).expanduser().absolute()
+        if not path.is_file():
+            raise _missing("deepspeed.config", name, "no such file", Path.is_file)
+        try:
+            return read_config(name)
+        except ValueError as error:
+            raise MissingDataError(str(error)) from error
 
     def shapes(self, settings: ModelSettings) -> dict[str, Any] | None:
         """Sizes of a model whose config.json is on this machine (see `record.shapes.shapes`), else None."""

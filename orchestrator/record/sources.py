@@ -49,7 +49,7 @@ class Sources:
             seed=settings.seed,
             folder=self.ledger.trial_folder(trial.id),
             cache=self.ledger.cache,
-            blocks=settings.blocks,
+            blocks=_absolute(settings.blocks),
             contents={"model": model.hash or "", "data": data.hash or ""},
         )
 
@@ -200,3 +200,11 @@ class Sources:
         if data.path not in self._paths:
             self._paths[data.path] = self.contents.data_path(data)
         return self._paths[data.path]
+
+
+def _absolute(blocks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same blocks with the file that one of them names under a path that holds in any folder."""
+    named = blocks.get("deepspeed", {}).get("config")
+    if named is None:
+        return blocks
+    return {**blocks, "deepspeed": {**blocks["deepspeed"], "config": str(Path(named).expanduser().absolute())}}

@@ -1,0 +1,125 @@
+"""What `--plan` says of trials that are spread over devices."""
+
+import json
+
+import pytest
+
+from orchestrator.decide.plan import make_plan
+from orchestrator.errors import SweepFileError
+from orchestrator.record.contents import Contents
+from orchestrator.record.ledger import Ledger
+from orchestrator.record.sources import Sources
+from orchestrator.registry import installed
+from tests.unit.sweep_stand_ins import Catalogue, mistakes, read
+from tests.unit.test_capabilities import LAPTOP
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    """Made-up models and data beside files that are really read."""
+    found = Catalogue()
+    found.deepspeed = Contents(tmp_path / "cache").deepspeed
+    return found
+
+
+@pytest.fixture
+def planned(catalogue):
+    def plan(text):
+        return make_plan(read(text, registry=installed()), catalogue)
+
+    return plan
+
+
+@pytest.fixture
+def refused(planned):
+    """Key -> message of everything that is wrong with a file whose text alone is right."""
+
+    def wrong(text):
+        with pytest.raises(SweepFileError) as error:
+            planned(text)
+        return {item.key: str(item) for item in error.value.mistakes}
+
+    return wrong
+
+
+def file(folder, content):
+    path = folder / "mine.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_deepspeed_and_fsdp_together_are_refused():
+    found = mistakes("deepspeed: {stage: 2}\nfsdp: {}", registry=installed())
+    assert "cannot be used together with deepspeed" in found["fsdp"]
+    assert mistakes("fsdp: {}", registry=installed()) == {}
+
+
+def test_fsdp_on_a_machine_without_a_gpu_is_unresolved(catalogue):
+    text = read("fsdp: {}\nresources: {workers: 2}", registry=installed())
+    assert any(
+        line.startswith("fsdp: cannot run here") for line in make_plan(text, catalogue, machine=LAPTOP).unresolved
+    )
+
+
+def test_a_trial_of_a_search_may_not_have_both_either():
+    text = "deepspeed: {stage: 2}\nsearch: {kind: list, trials: [{name: a}, {name: b, fsdp: {offload: true}}]}"
+    (found,) = mistakes(text, registry=installed()).values()
+    assert "cannot be used together with deepspeed" in found
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (None, "no such file"),
+        ("{", "is no JSON (Expecting property name"),
+        ("[]", "must hold a JSON object, not a list"),
+        ({"optimizer": {"params": {"lr": 1}}}, "says optimizer.params.lr 1, the trial says train.learning_rate 2e-05"),
+        ({"gradient_clipping": 0.1}, "says gradient_clipping 0.1, the trial says train.max_grad_norm 1"),
+        ({"zero_optimization": {"stage": "auto", "x": "auto"}}, 'says zero_optimization.x "auto", which nothing'),
+    ],
+)
+def test_a_deepspeed_file_that_cannot_be_used_is_a_mistake_of_the_sweep_file(refused, tmp_path, content, said):
+    path = tmp_path / "mine.json" if content is None else file(tmp_path, content)
+    assert said in refused(f"deepspeed: {{config: {path}}}")["deepspeed.config"]
+
+
+def test_a_missing_deepspeed_file_is_told_with_the_other_mistakes_of_a_file(catalogue):
+    found = mistakes(
+        "deepspeed: {config: ./nowhere.json}\ntrain: {epochs: many}", contents=catalogue, registry=installed()
+    )
+    assert set(found) == {"deepspeed.config", "train.epochs"}
+
+
+def test_what_deepspeed_would_change_is_refused(refused):
+    assert "adafactor" in refused("deepspeed: {stage: 2}\ntrain: {optimizer: adafactor}")["train.optimizer"]
+
+
+@pytest.mark.parametrize(
+    "text, rule",
+    [
+        ("deepspeed: {stage: 2, offload_parameters: true}", "offload_parameters needs stage 3 (got stage 2)"),
+        ("deepspeed: {stage: 0, offload_optimizer: true}", "offload_optimizer needs stage 1, 2 or 3 (got stage 0)"),
+        ("deepspeed: {stage: 4}", "must be one of 0, 1, 2, 3"),
+        ("deepspeed: {stges: 2}", "Did you mean stage"),
+    ],
+)
+def test_a_block_that_cannot_be_is_refused(text, rule):
+    assert any(rule in message for message in mistakes(text, registry=installed()).values())
+
+
+def test_how_a_trial_is_spread_changes_no_id_unless_it_is_swept(planned):
+    plain, spread = planned(""), planned("deepspeed: {stage: 3, offload_optimizer: true}\nresources: {workers: 2}")
+    assert [trial.id for trial in plain.trials] == [trial.id for trial in spread.trials]
+    swept = planned("deepspeed: {}\nsearch: {kind: grid, axes: {deepspeed.stage: [0, 1, 2, 3]}}")
+    assert len({trial.id for trial in swept.trials}) == 4
+
+
+def test_a_worker_gets_the_file_under_a_path_that_holds_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file(tmp_path, {"zero_optimization": {"stage": 1}})
+    contents = Contents(tmp_path / "cache")
+    head = "name: t\nmodel: builtin:mini\ndata: builtin:chat\n"
+    sweep = read("deepspeed: {config: mine.json}", head=head, registry=installed())
+    plan = make_plan(sweep, contents)
+    job = Sources(contents, Ledger(tmp_path / "out")).job(plan.trials[0])
+    assert job.blocks["deepspeed"]["config"] == str(tmp_path / "mine.json")
