@@ -7,14 +7,20 @@ from orchestrator.decide.settings import TrialSettings
 from orchestrator.errors import Mistake
 from trainables._deepspeed import Shape, deepspeed_config
 from trainables._parallel import DeepSpeed
+from trainables._settings import ModelSettings
 from trainables.core.batches import batch_shape
 
 
-def both_mistakes(blocks: Mapping[str, Any]) -> list[Mistake]:
-    """Whether both ways of spreading a trial are asked for."""
-    if not {"deepspeed", "fsdp"} <= set(blocks):
-        return []
-    return [Mistake("fsdp", None, "cannot be used together with deepspeed", "Keep one of the two blocks.")]
+def both_mistakes(blocks: Mapping[str, Any], model: ModelSettings | None) -> list[Mistake]:
+    """Whether more than one way of spreading a trial is asked for."""
+    asked = [name for name in ("deepspeed", "fsdp") if name in blocks]
+    found = []
+    if len(asked) > 1:
+        found.append(Mistake("fsdp", None, "cannot be used together with deepspeed", "Keep one of the two blocks."))
+    if asked and model is not None and model.device_map is not None:
+        rule = f"cannot be used together with {asked[0]}, which places weights itself"
+        found.append(Mistake("model.device_map", model.device_map, rule, "Leave one of the two out."))
+    return found
 
 
 def deepspeed_mistakes(settings: TrialSettings, own: Mapping[str, Any] | None) -> list[Mistake]:

@@ -104,7 +104,7 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
             mistakes += wrong
             if block is not None:
                 blocks[name] = block.model_dump(mode="json")
-    mistakes += both_mistakes(blocks)
+    mistakes += both_mistakes(blocks, parts["model"])
     adapter = merged.get("adapter")
     if adapter is not None and method != NO_METHOD:
         fix = "Remove it, or use `method: none` to score what exists."

@@ -61,6 +61,12 @@ def test_fsdp_on_a_machine_without_a_gpu_is_unresolved(catalogue):
     )
 
 
+def test_layers_spread_over_devices_and_weights_divided_among_workers_are_refused_together():
+    head = "name: t\nmodel: {path: m, device_map: auto}\ndata: rows.jsonl\n"
+    found = mistakes("deepspeed: {stage: 2}", head=head, registry=installed())
+    assert "cannot be used together with deepspeed" in found["model.device_map"]
+
+
 def test_a_trial_of_a_search_may_not_have_both_either():
     text = "deepspeed: {stage: 2}\nsearch: {kind: list, trials: [{name: a}, {name: b, fsdp: {offload: true}}]}"
     (found,) = mistakes(text, registry=installed()).values()
