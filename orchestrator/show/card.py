@@ -1,5 +1,6 @@
 """The model card of an exported trial, made from its records: what it is, from what, how well, and how to load it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,8 +117,10 @@ def _settings(settings: Mapping[str, Any]) -> str:
     lines = [("method", str(settings.get("method", formats.NONE))), ("seed", str(settings.get("seed", 0)))]
     for name, block in blocks.items():
         for key, value in (block or {}).items():
-            if value is not None and f"{name}.{key}" not in ("data.path",):
-                lines.append((f"{name}.{key}", formats.value(value)))
+            if value not in (None, {}, []) and f"{name}.{key}" != "data.path":
+                # A format string keeps its line ends, which a cell of a table would lose.
+                shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else None
+                lines.append((f"{name}.{key}", shown or formats.value(value)))
     return to_markdown(Table((Column("setting"), Column("value")), tuple(lines)))
 
 

@@ -212,6 +212,13 @@ def test_the_card_holds_scores_with_intervals_beside_the_base():
     assert "| – | – | – |" in on_hub, "without a base row there is no difference"
 
 
+def test_a_card_keeps_the_line_ends_of_a_format_string():
+    known = results().rows[1]
+    chosen = {**known.settings, "data": {**known.settings["data"], "format": "Q: {a}\n\nA: {b}"}}
+    text = card(known.model_copy(update={"settings": chosen}), None, WRITTEN, "it")
+    assert r'"Q: {a}\n\nA: {b}"' in text.replace("\\\\", "\\"), "a backslash is escaped in Markdown"
+
+
 def test_a_card_of_an_adapter_says_how_to_load_it_and_one_without_scores_says_so():
     text = card(results().rows[1].model_copy(update={"evals": {}}), None, {**WRITTEN, "kind": "adapter"}, "it")
     assert "AutoPeftModelForCausalLM" in text
