@@ -50,7 +50,7 @@ class ModelPlan:
 
 def model_plan(trials: list[TrialSettings], shapes: Mapping[str, Any] | None, registry: Registry) -> ModelPlan | None:
     """The plan of one model from the trials that train it. A method that none of them has is counted with all else as
-    the first one has it. None where the model's sizes are not known or nothing is trained."""
+    most of them have it. None where the model's sizes are not known or nothing is trained."""
     trained = [trial for trial in trials if trial.method != NO_METHOD and trial.data is not None]
     shape = shape_of(shapes)
     if not trained or shape is None or shapes is None:
@@ -67,10 +67,11 @@ def model_plan(trials: list[TrialSettings], shapes: Mapping[str, Any] | None, re
 def _alternative(
     method: str, trained: list[TrialSettings], shapes: Mapping[str, Any], registry: Registry
 ) -> Alternative | None:
-    """The first trial of the method, or one made of the first of all; None where its settings mean nothing there."""
+    """The first trial of the method, or one made of a typical other one; None where its settings mean nothing there."""
     own = next((trial for trial in trained if trial.method == method), None)
     block = own.blocks.get(method, {}) if own else _borrowed(method, trained, registry)
-    settings = own or trained[0].model_copy(update={"method": method, "blocks": {**trained[0].blocks, method: block}})
+    like = _typical(trained)
+    settings = own or like.model_copy(update={"method": method, "blocks": {**like.blocks, method: block}})
     try:
         found = estimate(settings, rows=None, shapes=shapes, registry=registry)
     except ValueError:
@@ -86,6 +87,13 @@ def _alternative(
         settings.resources.workers,
         own is not None,
     )
+
+
+def _typical(trained: list[TrialSettings]) -> TrialSettings:
+    """The first trial that reads its model in the type that most of them do."""
+    dtypes = [trial.model.dtype for trial in trained]
+    usual = max(dict.fromkeys(dtypes), key=dtypes.count)
+    return trained[dtypes.index(usual)]
 
 
 def _borrowed(method: str, trained: list[TrialSettings], registry: Registry) -> dict[str, Any]:

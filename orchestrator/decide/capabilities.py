@@ -38,8 +38,6 @@ def lacking(settings: TrialSettings, machine: Machine) -> list[str]:
 
 def fallbacks(settings: TrialSettings, machine: Machine) -> list[str]:
     """What `auto` comes to there where that is not the fastest there is, one line each with the reason."""
-    if machine.cluster:
-        return []
     found = []
     model, trains = settings.model, settings.method != NO_METHOD
     if model.attention == "auto":

@@ -112,6 +112,11 @@ def test_a_trial_of_a_method_speaks_for_itself():
     assert found["sft"].settings == ("float32",)
 
 
+def test_a_method_without_a_trial_is_read_in_the_type_that_most_trials_are():
+    trials = "[{name: a, method: lora, model.dtype: bfloat16}, {name: b}, {name: c, qlora: {rank: 8}}]"
+    assert alternatives(f"{GUIDE}search: {{trials: {trials}}}")["sft"].settings == ("float32",)
+
+
 def test_the_description_has_the_modules_the_parts_and_the_cards():
     text = describe(plan())
     for part in (
