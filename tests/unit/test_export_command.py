@@ -236,14 +236,6 @@ def test_the_command_writes_the_model_its_card_and_says_how_near_it_is(store, tm
     assert "is there already" in capsys.readouterr().err
 
 
-def test_the_onnx_model_computes_the_same_logits(made, tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    done = deliver(made, tmp_path / "model", onnx=True)
-    assert (done.folder / "onnx" / "model.onnx").is_file()
-    assert done.onnx_difference <= 1e-4
-
-
 def test_without_the_extra_one_message_names_it(made, tmp_path, monkeypatch):
     monkeypatch.setattr("trainables._onnx.PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(ValueError, match=r"--onnx needs no_such_package. Install the extra: pip install 'finesweep"):
