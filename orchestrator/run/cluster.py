@@ -16,6 +16,8 @@ SETTINGS = {
     # Each report of a worker waits for the controller's next poll; the default of two seconds would rule the step time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # The default of 60 is not enough on a busy machine.
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     # Ray would upload the whole folder to its workers under `uv run`.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -113,7 +115,7 @@ def _start_here(common: dict[str, Any]) -> None:
             ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common)
             return
         except Exception as error:  # Ray raises the bare class for it
-            if "timed out during startup" not in str(error):
+            if not any(sign in str(error) for sign in ("timed out during startup", "dashboard.log")):
                 raise
             ray.shutdown()
             if attempt == 2:
