@@ -1,6 +1,7 @@
 """What a file asks to be watched while a trial trains, and whether the trial has what that takes."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.decide.settings import TRAIN_METRICS
 from orchestrator.errors import Mistake
@@ -9,7 +10,9 @@ from trainables._settings import DataSettings, TrainSettings
 HELDOUT_LOSS = "train/heldout_loss"
 
 
-def watching_mistakes(train: TrainSettings, data: DataSettings | None, blocks: Iterable[str]) -> list[Mistake]:
+def watching_mistakes(
+    train: TrainSettings, data: DataSettings | None, blocks: Mapping[str, Mapping[str, Any]]
+) -> list[Mistake]:
     """Settings of one trial that ask for a measurement which it does not make. `blocks`: the blocks that it has."""
     found: list[Mistake] = []
     needs = {
@@ -41,4 +44,9 @@ def watching_mistakes(train: TrainSettings, data: DataSettings | None, blocks: I
         rule = "DeepSpeed keeps no gradient of a part that could be read before a step"
         fix = "Leave one of the two out; grad_norm of the whole model is logged anyway."
         found.append(Mistake("train.log_gradients", True, rule, fix))
+    parallel = blocks.get("deepspeed", {})
+    if train.keep == "best" and (parallel.get("stage") == 3 or parallel.get("config")):
+        rule = "weights that ZeRO-3 divides can be put together at the end alone"
+        fix = "Use deepspeed.stage 2 or less (and no JSON of your own), or train.keep: last."
+        found.append(Mistake("train.keep", "best", rule, fix))
     return found

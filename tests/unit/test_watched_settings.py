@@ -3,10 +3,12 @@
 import pytest
 
 from orchestrator.decide.plan import make_plan
+from orchestrator.decide.watching import watching_mistakes
 from orchestrator.errors import MissingDataError, SweepFileError
 from orchestrator.record.functions import check_function
 from orchestrator.record.tracking import MOST_GRADIENTS, gradient_points
 from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, mistakes, read
+from trainables._settings import DataSettings, TrainSettings
 
 
 class Known(Catalogue):
@@ -108,3 +110,15 @@ def test_mlflow_gets_a_bounded_number_of_gradients():
     assert points[-1] == {"step": 1000, "gradients/a.b": 500.0}
     assert [point["step"] for point in points] == sorted(point["step"] for point in points)
     assert gradient_points([]) == []
+
+
+def test_what_deepspeed_cannot_give_while_it_trains_is_refused():
+    def keys(blocks, **train):
+        found = watching_mistakes(TrainSettings(**train), DataSettings(path="rows.jsonl"), blocks)
+        return [mistake.key for mistake in found]
+
+    assert keys({"deepspeed": {"stage": 2}}, keep="best") == []
+    assert keys({"deepspeed": {"stage": 3}}, keep="best") == ["train.keep"]
+    assert keys({"deepspeed": {"stage": 3}}) == []
+    assert keys({"deepspeed": {"stage": None, "config": "own.json"}}, keep="best") == ["train.keep"]
+    assert keys({"deepspeed": {"stage": 1}}, log_gradients=True) == ["train.log_gradients"]
