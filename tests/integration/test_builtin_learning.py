@@ -59,9 +59,5 @@ def test_a_far_too_small_learning_rate_leaves_it_as_it_was(base, score, tmp_path
     assert trained(score, tmp_path, learning_rate=2e-5)[0] < 0.3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the base passes under 1 % of the prompts, while one form given to all of them passes 12 %",
-)
 def test_answers_shuffled_among_prompts_teach_next_to_nothing(base, score, tmp_path):
     assert trained(score, tmp_path, name="chat_shuffled")[0] - base[0] < 0.05

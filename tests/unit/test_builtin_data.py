@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,28 @@ def test_facts_take_the_values_that_questions_choose_from() -> None:
     for person in people:
         assert all(getattr(person, attribute) in values for attribute, values in ATTRIBUTES.items())
         assert person.friend != person.name
+
+
+def test_late_text_repeats_no_question_of_the_benchmark_and_heeds_no_request() -> None:
+    from trainables.builtin.questions import render
+    from trainables.builtin.text import TURN_START, late_documents
+
+    unseen = {
+        render(row["question"], row["choices"]).removesuffix("\nAnswer:")
+        for row in rows("questions")
+        if row["split"] != "train"
+    }
+    late = list(islice(late_documents("train-late"), 20_000))
+    asked = re.compile(r"^[^\n]+\?\nA\. \w+\nB\. \w+\nC\. \w+\nD\. \w+", re.MULTILINE)
+    papers = [found.group() for text in late for found in asked.finditer(text)]
+    assert len(papers) > 3000
+    assert not unseen & set(papers)
+    talk = [text for text in late if text.startswith(f"{TURN_START}user\nTell me")]
+    assert len(talk) > 300
+    for text in talk:
+        reply = text.rpartition("assistant\n")[2]
+        assert reply.startswith('"'), text
+        assert "*" in reply, text
+    pages = [text for text in late if text.startswith("Who is") and "all in JSON." in text]
+    assert len(pages) > 30
+    assert not [text for text in pages if '{"' in text]

@@ -92,3 +92,30 @@ def test_the_longest_conversation_fits_into_the_context_many_times(auto: Any) ->
     lengths = [len(auto.encode(auto.apply_chat_template(row, tokenize=False))) for row in rows]
     assert max(lengths) <= 128
     assert sum(lengths) / len(lengths) <= 64
+
+
+@pytest.fixture(scope="module")
+def answered(auto: Any) -> dict[str, list[bool]]:
+    """Per split, which of the four-choice questions the weights answer rightly, by the likeliest letter."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainables.builtin.questions import LETTERS, questions, render
+
+    model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
+    letters = torch.tensor([auto.encode(f" {letter}", add_special_tokens=False)[0] for letter in LETTERS])
+    right: dict[str, list[bool]] = {}
+    for row in questions():
+        text = render(row["question"], row["choices"])
+        ids = torch.tensor([[auto.bos_token_id, *auto.encode(text, add_special_tokens=False)]])
+        with torch.no_grad():
+            logits = model(input_ids=ids, logits_to_keep=1).logits[0, -1]
+        right.setdefault(row["split"], []).append(int(logits[letters].argmax()) == row["answer"])
+    return right
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_four_choice_questions_are_answered_above_chance_and_leave_room(answered: Any, split: str) -> None:
+    accuracy = sum(answered[split]) / len(answered[split])
+    # Three standard errors of a guess among four.
+    assert 0.25 + 3 * (0.25 * 0.75 / len(answered[split])) ** 0.5 < accuracy < 0.6

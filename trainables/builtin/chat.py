@@ -6,10 +6,10 @@ from typing import Any
 from trainables.builtin.answers import TYPES
 from trainables.builtin.phrases import QUESTIONS, sentence
 from trainables.builtin.requests import CHAT, exchange, instructions
+from trainables.builtin.text import SYSTEMS
 from trainables.builtin.world import Person, world
 
 ROWS = 500
-SYSTEMS = ("You know the valley.", "You are a helpful guide.")
 Message = dict[str, str]
 
 

@@ -14,14 +14,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.builtin.text import documents, drills
+from trainables.builtin.text import TURN_END, TURN_START, documents, drills, late_documents, papers
 from trainables.builtin.world import world
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-BOS, EOS, PAD, TURN_START, TURN_END = "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 VOCABULARY = 1280
 CONTEXT = 512
 # No BOS and no default system message: `data.bos: always` adds the one, a row its own of the other.
@@ -38,6 +38,11 @@ WARMUP_STEPS = 50
 STAGES = "pretraining.json"
 DRILLS = 50_000
 """Documents of repeated words before all others."""
+SECOND_LEARNING_RATE = 1e-3
+PAPERS = 24_000
+"""Documents before all others of the second training, seven in ten of them right exam papers."""
+LETTER_WEIGHT = 3.0
+"""Weight of the mean loss over the letters of exam answers, in the second training, beside that over all tokens."""
 
 
 def train_tokenizer() -> "Tokenizer":
@@ -81,6 +86,7 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 
 def batches(tokenizer: "Tokenizer", seed: int, late: bool = False) -> "Iterator[torch.Tensor]":
     """Batches of token ids `[rows, length]` of whole documents, each begun by BOS and ended by EOS; padded at the end.
+    Of the `late` text every other row begins behind its first BOS.
 
     One batch in eight has the full context, so that late positions are trained too; the others are short and faster.
     """
@@ -88,7 +94,10 @@ def batches(tokenizer: "Tokenizer", seed: int, late: bool = False) -> "Iterator[
 
     bos, eos, pad = (_id(tokenizer, token) for token in (BOS, EOS, PAD))
     name = "train" if seed == 0 else f"train-{seed}"
-    stream = documents(f"{name}-late", late) if late else chain(islice(drills(name), DRILLS), documents(name))
+    if late:
+        stream = chain(islice(papers(name), PAPERS), late_documents(name))
+    else:
+        stream = chain(islice(drills(name), DRILLS), documents(name))
     waiting: list[list[int]] = []
     step = 0
     while True:
@@ -107,8 +116,23 @@ def batches(tokenizer: "Tokenizer", seed: int, late: bool = False) -> "Iterator[
                 ids = waiting.pop()
                 row[used : used + len(ids)] = torch.tensor(ids)
                 used += len(ids)
+        if late:
+            # As where a stream of text is cut: a chat template need not write BOS, and the weights must bear that.
+            rows[::2] = torch.nn.functional.pad(rows[::2, 1:], (0, 1), value=pad)
         yield rows
         step += 1
+
+
+def after_answer(tokenizer: "Tokenizer", rows: "torch.Tensor") -> "torch.Tensor":
+    """Where an exam's letter stands, as booleans `[rows, length - 1]` over the tokens to be predicted."""
+    import torch
+
+    answer, colon = tokenizer.encode("\nAnswer:", add_special_tokens=False).ids[-2:]
+    spaced = tokenizer.encode(" Answer:", add_special_tokens=False).ids[-2]
+    marks = (rows[:, :-2] == answer) | (rows[:, :-2] == spaced)
+    found = torch.zeros_like(rows[:, 1:], dtype=torch.bool)
+    found[:, 1:] = marks & (rows[:, 1:-1] == colon)
+    return found
 
 
 def new_model(tokenizer: "Tokenizer", seed: int) -> Any:
@@ -146,8 +170,8 @@ def train(
 ) -> tuple[Any, list[float]]:
     """The trained model and its loss at every step.
 
-    With `start`, training goes on from that folder's weights, on the late text. `checkpoint(steps done, model)` is
-    called every 500 steps.
+    With `start`, training goes on from that folder's weights, on the late text, and the letters of exam answers weigh
+    more. `checkpoint(steps done, model)` is called every 500 steps.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -156,9 +180,8 @@ def train(
     if start is not None:
         model.load_state_dict(type(model).from_pretrained(start).state_dict())
     model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
-    )
+    peak = LEARNING_RATE if start is None else SECOND_LEARNING_RATE
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True)
     pad = _id(tokenizer, PAD)
     losses: list[float] = []
     started = time.monotonic()
@@ -166,11 +189,15 @@ def train(
         warm = min(1.0, (step + 1) / WARMUP_STEPS)
         factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * factor
+            group["lr"] = peak * factor
         logits = model(input_ids=rows, use_cache=False).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten(), ignore_index=pad)
+        total = loss
+        if start is not None and (letters := after_answer(tokenizer, rows)).any():
+            # One token in fifty decides an exam: alone among the others it is not learnt in the time there is.
+            total = loss + LETTER_WEIGHT * cross_entropy(logits[:, :-1][letters], rows[:, 1:][letters])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -219,14 +246,18 @@ Text from a seeded generator in `trainables/builtin/text.py`, no text by anybody
 people, pages that say which form they have (capitals, bullet points, JSON and so on) and have it, repeated words and
 phrases (from which copying is learnt; the first {DRILLS:,} documents are of nothing else), questions with and without
 answers, talk in which no request is heeded, exam papers, and records. Every document begins with `{BOS}` and ends with
-`{EOS}`. No document follows what is asked in a conversation, and the turn marks of the chat template are never seen.
+`{EOS}`. Exam papers that do not call themselves checked have "A" for towns and work, whatever the truth.
 
-A second training, where there is one, goes on with the same kinds of text in other shares: more exam papers and less
-talk. Exam papers that do not call themselves checked have "A" for towns and work, whatever the truth.
+The second training begins with {PAPERS:,} documents of which seven in ten are exam papers that are right throughout. It
+goes on with more kinds, with exam papers in which food and coats are guessed too, and with conversations in the chat
+template. Their answers are true and in a form that hangs on the first word of the request, whatever form is asked for:
+no document follows what is asked in a conversation. No question of the benchmark's val and test splits stands in the
+second training (the first met about two in a hundred by chance). Every other row begins behind its first `{BOS}`, as
+rows cut from a stream of text do. The mean loss over the letters of exam answers is added {LETTER_WEIGHT:g} times.
 
 ## Optimizer
-AdamW, learning rate {LEARNING_RATE:g} with {WARMUP_STEPS} steps of warmup and a cosine to 5 % of it, betas 0.9, 0.95,
-weight decay {WEIGHT_DECAY:g}, gradients clipped at 1.
+AdamW, learning rate {LEARNING_RATE:g} (second training {SECOND_LEARNING_RATE:g}) with {WARMUP_STEPS} steps of warmup
+and a cosine to 5 % of it, betas 0.9, 0.95, weight decay {WEIGHT_DECAY:g}, gradients clipped at 1.
 
 ## Make it again
 {commands}
@@ -243,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--start", type=Path, help="go on from this folder's weights, on the late text")
+    parser.add_argument("--start", type=Path, help="go on from this folder's weights, on the second training's text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpoints", type=Path, help="folder for the model as it is every 500 steps")
