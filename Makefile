@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint unit integration slow install clean
+.PHONY: demo test lint unit integration slow gpu install clean
 
 # torch comes first, so that nothing installed later can choose another build of it. DeepSpeed is an sdist:
 # DS_BUILD_OPS=0 keeps it from compiling anything.
@@ -34,6 +34,10 @@ integration: $(INSTALLED)
 # Kills, restarts and a real browser: minutes, so not part of `make test`.
 slow: $(INSTALLED)
 	$(PY) -m pytest tests/integration -m slow
+
+# On a machine with a CUDA device; skipped elsewhere. `python -m bench.gpu` measures speed and memory there.
+gpu: $(INSTALLED)
+	$(PY) -m pytest tests/gpu
 
 test: lint unit integration
 
