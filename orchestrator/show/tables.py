@@ -14,6 +14,7 @@ from orchestrator.show.ranking import Entry
 STRICT, LOOSE = "ifeval/prompt_level_strict_acc", "ifeval/prompt_level_loose_acc"
 TUNED = ("train.learning_rate", "train.epochs", "train.global_batch", "train.warmup_ratio", "train.lr_schedule")
 """The columns of a tuning table, in its order."""
+COSTS = ("trained parameters", "training time", "peak memory")
 TUNED_NAMES = ("learning rate", "epochs", "batch", "warmup", "LR schedule")
 
 
@@ -91,11 +92,14 @@ def tuning_table(results: Results, findings: Findings | None = None) -> Table:
         )
     )
     many_seeds = len({row.seed for row in results.rows}) > 1
+    # What a trial takes is worth a column where the trials do not all train all weights.
+    costs = COSTS if any(map(_trains_a_part, results.rows)) else ()
     columns = (
         Column("differs from the baseline by"),
         *(Column(name, True) for name in TUNED_NAMES),
         *(Column(formats.setting_name(key)) for key in extra),
         *((Column("seed", True),) if many_seeds else ()),
+        *(Column(name, True) for name in costs),
         Column("training loss", True),
         *(Column(label, True) for _, label in metrics),
     )
@@ -107,12 +111,27 @@ def tuning_table(results: Results, findings: Findings | None = None) -> Table:
         seed = [str(row.seed)] if many_seeds else []
         loss = formats.loss(training_loss(row))
         scores = [formats.score(name, m.value if (m := row.metric(name)) else None) for name, _ in metrics]
-        rows.append((row.label, *tuned, *others, *seed, loss, *scores))
+        rows.append((row.label, *tuned, *others, *seed, *_costs(row)[: len(costs)], loss, *scores))
     best = found.best.row.id if found.best else None
     marked = frozenset(place for place, row in enumerate(results.rows) if row.id == best)
     caption = "Training loss: mean per target over the last epoch, in nats."
     table = Table(columns, tuple(rows), caption, marked)
     return drop_empty(table, keep=("training loss", *(label for _, label in metrics)))
+
+
+def _trains_a_part(row: Row) -> bool:
+    summary = row.train.get("summary", {})
+    return summary.get("trainable_parameters", 0) < summary.get("total_parameters", 0)
+
+
+def _costs(row: Row) -> tuple[str, str, str]:
+    """What a trial's training took; nothing for a base row."""
+    trainable = row.train.get("summary", {}).get("trainable_parameters")
+    return (
+        formats.NONE if trainable is None else formats.number(trainable),
+        formats.duration(row.train.get("seconds")) if row.train else formats.NONE,
+        _megabytes(row.train.get("peak_memory_bytes")),
+    )
 
 
 def _scores(results: Results) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ def plans(tmp_path_factory):
 
 
 def test_there_are_sweep_files():
-    assert {"sft_tune", "masking"} <= {path.stem for path in FILES}
+    assert {"sft_tune", "masking", "methods", "qlora_phi3"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path, profile", CASES)
@@ -81,3 +81,64 @@ def test_masking_compares_both_roles_and_both_spans_by_the_users_turns(profile, 
     assert (plan.objective.metric, plan.objective.direction) == ("perplexity/user", "min")
     assert set(plan.sweep.evals) == {"perplexity", "samples"}
     assert plan.sweep.evals["samples"].role == "user"
+
+
+def adapter_of(trial):
+    return trial.settings.blocks[trial.settings.method]
+
+
+def test_the_full_qlora_sweep_is_the_guides_with_every_axis_around_it(plans):
+    plan = plans(ROOT / "sweeps" / "qlora_phi3.yaml", "full")
+    guide, train = plan.trials[0], plan.sweep.train
+    assert guide.id == plan.baseline_id
+    assert (plan.sweep.model.path, plan.sweep.data.max_length) == ("microsoft/Phi-3-mini-4k-instruct", 2048)
+    assert plan.sweep.data.format == "### Instruction:\n{instruction}\n\n### Response:\n{response}"
+    block = adapter_of(guide)
+    assert (block["rank"], block["alpha"], block["dropout"], block["targets"]) == (32, 64, 0.1, "all-linear")
+    assert (block["bits"], block["quant_type"], block["double_quant"]) == (4, "nf4", True)
+    assert (train.epochs, train.micro_batch, train.global_batch) == (20, 2, 4)
+    assert guide.estimate.accumulation == 2
+    assert (train.learning_rate, train.warmup_ratio, train.weight_decay) == (5e-5, 0.1, 0.01)
+    found = {axis: sorted(values, key=str) for axis, values in plan.axes.items()}
+    assert {pair[0] for pair in plan.axes["qlora.rank, qlora.alpha"]} == {8, 16, 32, 64}
+    assert all(alpha == 2 * rank for rank, alpha in plan.axes["qlora.rank, qlora.alpha"])
+    assert found["train.learning_rate"] == [0.0001, 1e-05, 5e-05]
+    assert found["qlora.targets"] == ["all-linear", "attention", "mlp"]
+    assert found["qlora.quant_type"] == ["fp4", "nf4"]
+    assert found["qlora.double_quant"] == [False, True]
+    assert len(found["qlora.dropout"]) > 1
+    assert any(line.startswith("data.path: ") and "--set data.path=FILE" in line for line in plan.unresolved)
+
+
+@pytest.mark.parametrize("profile", ["demo", "full"])
+def test_lora_in_bf16_differs_from_the_qlora_baseline_in_the_base_alone(profile, plans):
+    plan = plans(ROOT / "sweeps" / "qlora_phi3.yaml", profile)
+    beside = next(trial for trial in plan.trials if trial.settings.method == "lora")
+    guide = plan.trials[0]
+    assert beside.settings.model == guide.settings.model
+    assert beside.settings.model.dtype == "bfloat16"
+    assert beside.settings.train == guide.settings.train
+    own, other = adapter_of(beside), adapter_of(guide)
+    assert {key: own[key] for key in own if key in other} == {key: other[key] for key in own if key in other}
+    assert beside.base_id == plan.bases[0].id
+
+
+def test_the_qlora_demo_learns_the_22_rows_and_is_scored_on_others(plans):
+    plan = plans(ROOT / "sweeps" / "qlora_phi3.yaml", "demo")
+    assert all(trial.estimate.rows == 22 for trial in plan.trials)
+    assert plan.sweep.evals["format"].data == plan.sweep.evals["perplexity"].data == "builtin:avro_heldout"
+    assert plan.sweep.evals["format"].schema == "builtin:avro"
+
+
+@pytest.mark.parametrize("profile", ["demo", "full"])
+def test_methods_train_on_the_same_rows_with_the_same_adapter(profile, plans):
+    plan = plans(ROOT / "sweeps" / "methods.yaml", profile)
+    assert {trial.settings.method for trial in plan.trials} == {"sft", "lora", "qlora"}
+    assert len({trial.settings.data.model_dump_json() for trial in plan.trials}) == 1
+    shared = {
+        (adapter_of(trial)["rank"], adapter_of(trial)["alpha"], adapter_of(trial)["dropout"])
+        for trial in plan.trials
+        if trial.settings.method != "sft"
+    }
+    assert len(shared) == 1
+    assert {"ifeval", "perplexity", "format"} == set(plan.sweep.evals)

@@ -51,6 +51,20 @@ def test_the_tuning_table_has_the_homeworks_columns_in_the_order_of_the_plan() -
     assert _column(table, "strict")[0] == "9.2 %"
 
 
+def test_what_a_trial_took_stands_beside_its_score_where_adapters_train() -> None:
+    part = curves(1.0, trainable_parameters=163_840)
+    rows = [
+        row("base0", "base", 0.2, is_base=True),
+        trial("a", "full", 0.5, {"method": "sft"}, curves(1.0)),
+        trial("b", "LoRA", 0.6, {"method": "lora"}, {**part, "peak_memory_bytes": 612_000_000, "seconds": 125}),
+    ]
+    results = Results(name="x", question="", profile="", objective=Objective(metric=STRICT, direction="max"), rows=rows)
+    table = tuning_table(results)
+    assert _column(table, "trained parameters") == ["–", "869,504", "163,840"]
+    assert _column(table, "training time") == ["–", "8.2 s", "2 min 05 s"]
+    assert _column(table, "peak memory") == ["–", "812 MB", "612 MB"]
+
+
 def test_a_setting_that_only_this_sweep_varies_gets_a_column() -> None:
     assert _column(tuning_table(masking_results()), "train on") == ["–", "assistant", "user"]
 
