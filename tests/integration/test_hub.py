@@ -1,13 +1,18 @@
 """What a sweep names on the hub is read at the commit that its ids hold; a hub on this machine stands in for it."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
+from tests.conftest import ROOT
 from tests.fake_hub import FakeHub
+from trainables.builtin import sources
 
 SET = "datasets/google/IFEval"
 ANSWER = """
@@ -93,3 +98,65 @@ def test_without_a_network_the_commit_that_is_asked_for_is_read_and_not_the_last
 
 def test_an_adapter_is_downloaded_before_it_is_hashed(moved):
     assert moved[2][2] == "{}"
+
+
+FULL = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from orchestrator.decide import spec
+from orchestrator.decide.plan import make_plan
+from orchestrator.record.contents import Contents
+from orchestrator.record.ledger import Ledger
+from orchestrator.record.records import TrialRecord
+from orchestrator.record.sources import Sources
+from orchestrator.run.scoring import score
+from tests.local_reporter import LocalReporter
+from trainables._export import content_hash
+from trainables._fit import fit
+
+file, ledger = Path(sys.argv[1]), Ledger(Path(sys.argv[2]))
+contents = Contents(ledger.cache)
+sets = ["search=null", "train.max_steps=2", "train.global_batch=4", "data.max_length=256"]
+sets += ["evals.ifeval.limit=4", "evals.ifeval.max_new_tokens=8", "deepspeed=null"]
+sweep = spec.load(file.read_text(), profile="full", sets=sets, source=str(file), contents=contents)
+plan = make_plan(sweep, contents)
+assert not plan.unresolved, plan.unresolved
+(base,), (trial,) = plan.bases, plan.trials
+sources = Sources(contents, ledger)
+ledger.put_reference(base.id, {}, sources.reference(base))
+records = [score(task) for task in sources.tasks(base, ledger.trial(base.id))]
+job = sources.job(trial)
+fit(job, LocalReporter())
+hashed = content_hash(job.folder / "export")
+record = TrialRecord(id=trial.id, state="trained", settings={}, export="export", export_hash=hashed)
+records += [score(task) for task in sources.tasks(trial, record)]
+told = {"hash": {"model": contents.model(trial.settings.model).hash, **{r.trial_id: r.data_hash for r in records}}}
+told |= {"scored": [r.metrics["ifeval/prompt_level_strict_acc"].n for r in records]}
+told |= {"steps": len(json.loads((job.folder / "train.json").read_text())["steps"]), "revision": job.model.revision}
+print(json.dumps(told))
+"""
+
+
+def test_the_full_profile_of_the_tuning_sweep_runs_from_the_hub(hub, tmp_path, shared_file):
+    """Its own model id, rows and prompts, in a hub that holds the miniature under those names; shorter, not otherwise
+    changed."""
+    prompts = shared_file("ifeval/input_data.jsonl").read_bytes().splitlines(keepends=True)[:8]
+    punkt = shared_file("nltk/nltk_data")
+    files = {path.name: path.read_bytes() for path in sources.mini_path().iterdir() if path.is_file()}
+    model = hub.publish("models/HuggingFaceTB/SmolLM2-135M", files)
+    chat = [json.loads(line) for line in sources.content("chat").decode().splitlines()[:40]]
+    table = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist([{"conversations": row["conversations"]} for row in chat]), table)
+    hub.publish("datasets/PeterV09/smol-smoltalk-6k", {"data/train-00000-of-00001.parquet": table.getvalue()})
+    asked = hub.publish(SET, {"ifeval_input_data.jsonl": b"".join(prompts)})
+
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    settings |= {"NLTK_DATA": str(punkt), "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-c", FULL, str(ROOT / "sweeps" / "sft_tune.yaml"), str(tmp_path / "outputs")]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["scored"], told["steps"], told["revision"]) == ([4, 4], 2, model)
+    hashes = set(told["hash"].values())
+    assert hashes == {f"hub:HuggingFaceTB/SmolLM2-135M@{model}", f"hub:google/IFEval@{asked}::train"}
