@@ -12,7 +12,10 @@ DEFAULTS = ROOT / "tests" / "golden" / "defaults.json"
 GOLDEN = ROOT / "tests" / "golden" / "trial_ids.json"
 FILE = """
 seeds: [0, 1]
-search: {kind: one_at_a_time, axes: {train.learning_rate: [1e-5], data.train_on: [user], data.bos: [always]}}
+search:
+  kind: one_at_a_time
+  axes: {train.learning_rate: [1e-5], data.train_on: [user], data.bos: [always]}
+  trials: [{name: lora, method: lora}, {name: qlora, method: qlora, qlora.rank: 8}]
 """
 
 
