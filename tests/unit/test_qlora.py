@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.unit.tiny_models import IDS, logits, tiny_llama, train_a_little
+from tests.unit.tiny_models import IDS, logits, tiny_llama, train_a_little, write_adapter
 from trainables import qlora
 from trainables._adapters import put_on, save
 from trainables._merge import merged_model
@@ -91,7 +91,7 @@ def test_every_4_bit_layer_is_kept_from_the_packing_that_has_no_gradient(folder)
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_the_merged_model_is_the_dequantized_base_and_the_adapter(folder, settings, tmp_path):
     model = train_a_little(adapted(folder, **settings))
-    save(model, tmp_path)
+    write_adapter(model, tmp_path)
     description = {
         "base": {"path": str(folder), "revision": None}, "dtype": "float32", "trust_remote_code": False,
         "quantization": qlora.quantization(qlora.Config(**settings)),

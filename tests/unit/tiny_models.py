@@ -3,6 +3,9 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.tiny_subject import byte_tokenizer
+from trainables._adapters import save
+
 IDS = torch.tensor([[5, 30, 17, 42, 9, 61, 3, 11]])
 
 
@@ -32,3 +35,9 @@ def train_a_little(model, steps=3, rate=0.05, ids=IDS):
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
     return model.eval()
+
+
+def write_adapter(model, folder):
+    """What an export of an adapter needs to be merged: the adapter, and a tokenizer whose pad token the base has."""
+    save(model, folder)
+    byte_tokenizer().save_pretrained(folder)
