@@ -30,6 +30,33 @@ SIXTEEN_BIT = {"bfloat16": "bf16", "float16": "fp16"}
 """Type of the weights in memory -> DeepSpeed's block for it."""
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
+CHANGES_RESULTS = (
+    "compression_training",
+    "quantize_training",
+    "progressive_layer_drop",
+    "data_efficiency",
+    "curriculum_learning",
+    "sparse_attention",
+    "sparse_gradients",
+    "eigenvalue",
+    "gradient_predivide_factor",
+    "prescale_gradients",
+    "gradient_allreduce_op",
+    "communication_data_type",
+    "data_types",
+    "zero_optimization.zero_quantized_weights",
+    "zero_optimization.zero_quantized_nontrainable_weights",
+    "zero_optimization.zero_quantized_gradients",
+    "zero_optimization.zenflow",
+)
+"""Keys with which DeepSpeed trains on other rows, other layers, coarser or older numbers: not how work is spread."""
+HARMLESS = {
+    "gradient_predivide_factor": (1, 1.0),
+    "gradient_allreduce_op": ("mean", "avg"),
+    "communication_data_type": ("fp32",),
+}
+"""Values of these keys that change nothing, beside null, false and `{"enabled": false}`."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -99,6 +126,12 @@ def deepspeed_config(
         raise ValueError(f"{place} says stage {stage}, and deepspeed.offload_parameters needs stage 3. Change one.")
     if block.offload_optimizer and stage == 0:
         raise ValueError(f"{place} says stage 0, and deepspeed.offload_optimizer needs stage 1, 2 or 3. Change one.")
+    for key in CHANGES_RESULTS:
+        if _is_on(key, _get(own or {}, key)):
+            raise ValueError(
+                f"{place} sets {key}, which changes what a trial learns, and a trial's id does not know this file. "
+                "Leave it out: the file may say only how the work is spread."
+            )
     config = deepcopy(dict(own or {}))
     if _same("", config.get("train_batch_size"), train.global_batch):
         # What is left over of a global batch that does not divide is filled up with rows in which no token counts.
@@ -196,6 +229,12 @@ def _complete(config: dict[str, Any], block: DeepSpeed, shape: Shape, stage: int
 def _autocast(shape: Shape) -> str | None:
     """The type of the arithmetic where that is not the type of the weights."""
     return AUTOCAST.get(shape.precision or "") if shape.dtype == "float32" else None
+
+
+def _is_on(key: str, said: Any) -> bool:
+    if isinstance(said, Mapping):
+        return bool(said) and said.get("enabled") is not False
+    return bool(said) and said not in HARMLESS.get(key, ())
 
 
 def _same(key: str, said: Any, value: Any) -> bool:

@@ -50,14 +50,21 @@ class Means:
         self.sums: dict[str, float] = {}
         self.weights: dict[str, float] = {}
         self._owner: dict[str, str] = {}
+        self._failure: ValueError | None = None
 
     def add(self, logits: Any, labels: Any) -> None:
-        """Call the functions on each row of a batch. logits: [rows, tokens, vocab]; labels: [rows, tokens]."""
+        """Call the functions on each row of a batch. logits: [rows, tokens, vocab]; labels: [rows, tokens].
+
+        A failure is kept for `merged`: the other ranks would wait for one that stops here.
+        """
         for line in range(labels.shape[0] if self.functions else 0):
             targets = labels[line, 1:]
             counted = targets != IGNORED
-            if counted.any():
-                self._add_row(logits[line, :-1][counted].float(), targets[counted])
+            if counted.any() and self._failure is None:
+                try:
+                    self._add_row(logits[line, :-1][counted].float(), targets[counted])
+                except ValueError as error:
+                    self._failure = error
 
     def _add_row(self, logits: Any, labels: Any) -> None:
         import torch
@@ -76,17 +83,24 @@ class Means:
                 self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def merged(self, world_size: int) -> dict[str, float]:
-        """`train/<name>` -> mean over the held-out rows of all ranks; every rank must call it."""
-        parts: list[Any] = [(self.sums, self.weights)]
+        """`train/<name>` -> mean over the held-out rows of all ranks; every rank must call it.
+
+        Raises ValueError where a function failed, the same on every rank.
+        """
+        failure = str(self._failure) if self._failure else None
+        parts: list[Any] = [(self.sums, self.weights, failure)]
         if world_size > 1 and self.functions:
             import torch
 
             parts = [None] * world_size
-            torch.distributed.all_gather_object(parts, (self.sums, self.weights))
-        names = sorted({name for sums, _ in parts for name in sums})
+            torch.distributed.all_gather_object(parts, (self.sums, self.weights, failure))
+        failures = [text for *_, text in parts if text is not None]
+        if failures:
+            raise ValueError(failures[0]) from self._failure
+        names = sorted({name for sums, *_ in parts for name in sums})
         return {
-            f"train/{name}": sum(sums.get(name, 0.0) for sums, _ in parts)
-            / sum(weights.get(name, 0.0) for _, weights in parts)
+            f"train/{name}": sum(sums.get(name, 0.0) for sums, *_ in parts)
+            / sum(weights.get(name, 0.0) for _, weights, _ in parts)
             for name in names
         }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.errors import Mistake
-from trainables._deepspeed import Shape, deepspeed_config
+from trainables._deepspeed import Shape, deepspeed_config, stage_of
 from trainables._parallel import DeepSpeed
 from trainables._settings import ModelSettings
 from trainables.core.batches import batch_shape
@@ -35,4 +35,7 @@ def deepspeed_mistakes(settings: TrialSettings, own: Mapping[str, Any] | None) -
     except ValueError as error:
         key, _, rule = str(error).partition(": ")
         return [Mistake(key, None, rule.rstrip("."))]
+    if train.keep == "best" and stage_of(block, own) == 3:
+        rule = "weights that ZeRO-3 divides can be put together at the end alone"
+        return [Mistake("train.keep", "best", rule, "Use a stage of 2 or less, or train.keep: last.")]
     return []

@@ -44,9 +44,4 @@ def watching_mistakes(
         rule = "DeepSpeed keeps no gradient of a part that could be read before a step"
         fix = "Leave one of the two out; grad_norm of the whole model is logged anyway."
         found.append(Mistake("train.log_gradients", True, rule, fix))
-    parallel = blocks.get("deepspeed", {})
-    if train.keep == "best" and (parallel.get("stage") == 3 or parallel.get("config")):
-        rule = "weights that ZeRO-3 divides can be put together at the end alone"
-        fix = "Use deepspeed.stage 2 or less (and no JSON of your own), or train.keep: last."
-        found.append(Mistake("train.keep", "best", rule, fix))
     return found

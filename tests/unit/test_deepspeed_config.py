@@ -98,6 +98,31 @@ def test_a_file_that_contradicts_its_own_block_is_refused_with_both_sides(own, b
     assert all(side in str(refused.value) for side in both), refused.value
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"compression_training": {"weight_quantization": {"shared_parameters": {"enabled": True}}}},
+        {"progressive_layer_drop": {"enabled": True, "theta": 0.5}},
+        {"curriculum_learning": {"enabled": True}},
+        {"data_efficiency": {"enabled": True, "data_sampling": {}}},
+        {"communication_data_type": "fp16"},
+        {"gradient_allreduce_op": "sum"},
+        {"zero_optimization": {"zero_quantized_weights": True}},
+        {"zero_optimization": {"zero_quantized_gradients": True}},
+    ],
+)
+def test_a_file_that_would_change_results_under_the_same_id_is_refused_with_its_key(own):
+    ((key, value),) = own.items()
+    key = key if key != "zero_optimization" else f"{key}.{next(iter(value))}"
+    with pytest.raises(ValueError, match=f"deepspeed.config: mine.json sets {key}, which changes what a trial learns"):
+        config(own)
+
+
+def test_what_changes_results_may_be_written_out_as_switched_off():
+    off = {"data_efficiency": {"enabled": False}, "communication_data_type": "fp32", "prescale_gradients": False}
+    config(off | {"zero_optimization": {"zero_quantized_weights": False}, "gradient_predivide_factor": 1.0})
+
+
 def test_equal_values_may_be_written_out():
     own = {
         "train_batch_size": 16,

@@ -81,12 +81,24 @@ def test_a_trial_of_a_search_may_not_have_both_either():
         ("[]", "must hold a JSON object, not a list"),
         ({"optimizer": {"params": {"lr": 1}}}, "says optimizer.params.lr 1, the trial says train.learning_rate 2e-05"),
         ({"gradient_clipping": 0.1}, "says gradient_clipping 0.1, the trial says train.max_grad_norm 1"),
+        ({"data_efficiency": {"enabled": True}}, "sets data_efficiency, which changes what a trial learns"),
         ({"zero_optimization": {"stage": "auto", "x": "auto"}}, 'says zero_optimization.x "auto", which nothing'),
     ],
 )
 def test_a_deepspeed_file_that_cannot_be_used_is_a_mistake_of_the_sweep_file(refused, tmp_path, content, said):
     path = tmp_path / "mine.json" if content is None else file(tmp_path, content)
     assert said in refused(f"deepspeed: {{config: {path}}}")["deepspeed.config"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_best_weights_are_refused_where_the_block_or_its_file_says_stage_3(planned, refused, tmp_path, stage):
+    path = file(tmp_path, {"zero_optimization": {"stage": stage}})
+    for block in (f"{{config: {path}}}", f"{{stage: {stage}}}"):
+        text = f"deepspeed: {block}\ntrain: {{keep: best}}"
+        if stage == 3:
+            assert "can be put together at the end alone" in refused(text)["train.keep"]
+        else:
+            planned(text)
 
 
 def test_a_missing_deepspeed_file_is_told_with_the_other_mistakes_of_a_file(catalogue):
