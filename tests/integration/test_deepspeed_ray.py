@@ -70,8 +70,8 @@ def test_two_ray_workers_under_deepspeed_make_the_updates_of_one_process_without
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_checkpoint_holds_the_part_of_every_worker(undisturbed, stage):
-    (kept,) = undisturbed[stage].glob("checkpoints/*/checkpoint_*")
-    names = [path.name for path in kept.rglob("*") if path.is_file()]
+    (kept,) = undisturbed[stage].glob("checkpoints/*/checkpoint_*/points.json")
+    names = [path.name for path in kept.parent.rglob("*") if path.is_file()]
     for rank in (0, 1):
         assert f"rng_state_{rank}.pth" in names
         assert [name for name in names if f"zero_pp_rank_{rank}_" in name and "optim_states" in name]
