@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from trainables._peft_types import check_options
 from trainables._settings import EXECUTION, Settings
-from trainables.core.adapters import LORA
+from trainables.core.adapters import ALL_LINEAR, LORA, RESIDUAL, finds_its_place
 
 OURS = {
     "r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets", "bias": "bias",
@@ -17,6 +17,12 @@ OURS = {
 SHARED = ("targets", "layers", "modules_to_save")
 """Of these, what other adapters have too."""
 LORA_ONLY = (*(name for name in OURS.values() if name not in SHARED), "init_iterations", "lora_plus_ratio")
+
+OF_EVERY_LAYER_ALIKE = ("rank_pattern", "alpha_pattern", "layer_replication")
+"""Options of LoRA that an adapter which is written as what it changed has no place for."""
+NEVER_MERGED = ("ADAPTION_PROMPT", "SHADOW")
+"""PEFT's adapters that are no change of weights."""
+OPTIONS_NEVER_MERGED = ("layer_replication", "alora_invocation_tokens", "arrow_config")
 
 
 class AdapterSettings(Settings):
@@ -81,3 +87,28 @@ class AdapterSettings(Settings):
             if field is not None and getattr(self, name) != field.get_default():
                 raise ValueError(f"{name} is a setting of LORA, {self.peft_type} has its own: write them into options")
         return self
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> "AdapterSettings":
+        init = getattr(self, "init", None)
+        for name in OF_EVERY_LAYER_ALIKE:
+            if init in RESIDUAL and self.options.get(name):
+                raise ValueError(
+                    f"options.{name} cannot be used with init: {init}, whose adapter is written as what it changed, "
+                    "with one rank and one alpha: leave the option out, or use init: default"
+                )
+        if finds_its_place(self) and (self.layers is not None or self.targets != ALL_LINEAR):
+            name = "targets" if self.layers is None else "layers"
+            why = "options.target_modules says" if "target_modules" in self.options else f"{self.peft_type} knows"
+            raise ValueError(
+                f"{name} would be ignored (got {getattr(self, name)!r}): {why} where it goes. Leave it out"
+            )
+        self._refuse_what_is_never_merged()
+        return self
+
+    def _refuse_what_is_never_merged(self) -> None:
+        asked = "merge: true" if self.merge else "evaluate: merged" if self.evaluate == "merged" else None
+        options = [f"options.{name}" for name in OPTIONS_NEVER_MERGED if self.options.get(name)]
+        what = [f"peft_type {self.peft_type}", *options] if self.peft_type in NEVER_MERGED else options
+        if asked and what:
+            raise ValueError(f"{asked} cannot be had with {what[0]}: PEFT cannot add it to the weights. Leave it out")

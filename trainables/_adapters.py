@@ -1,6 +1,7 @@
 """PEFT adapters: put on a model, saved, and put on again."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,8 @@ from typing import Any
 from trainables._model import RESIZED
 from trainables._peft_types import fields_of
 from trainables._settings import TrainSettings
-from trainables.core.adapters import LORA, Targets, finds_its_place, last_names, resolve
+from trainables.core.adapters import LORA, RESIDUAL, Targets, check_unshared, finds_its_place, last_names, resolve
 
-RESIDUAL = ("pissa", "olora")
-"""Initialisations that move a part of the base weights into the adapter."""
 INITIAL = "_finesweep_initial_adapter"
 """Attribute of an adapted model: the adapter as it began, where the base weights were changed for it."""
 
@@ -34,6 +33,7 @@ def attach(model: Any, config: Any, key: str) -> Any:
     targets = None
     if not finds_its_place(config):
         targets = resolve(config.targets, linear, tables, config.layers, key)
+        check_unshared(config.init, targets, _sharing(model), key)
     try:
         peft_config = _lora_config(config, targets) if config.peft_type == LORA else _other_config(config, targets)
         adapted = get_peft_model(model, peft_config)
@@ -62,6 +62,13 @@ def linear_modules(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tu
             width, rows = _shape(module.weight)
             linear[name] = (rows, width)
     return linear, tables
+
+
+def _sharing(model: Any) -> set[str]:
+    """Full names of the modules whose weight is another module's too."""
+    weights = {name: id(module.weight) for name, module in model.named_modules() if hasattr(module, "weight")}
+    uses = Counter(weights.values())
+    return {name for name, weight in weights.items() if uses[weight] > 1}
 
 
 def _shape(weight: Any) -> tuple[int, ...]:

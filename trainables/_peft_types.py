@@ -2,6 +2,7 @@
 which planning must not."""
 
 import ast
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,8 +120,9 @@ def _wrong_type(annotation: str, value: Any) -> bool:
     except (NameError, SyntaxError, AttributeError, TypeError):
         return False
     try:
-        adapter.validate_python(value, strict=True)
-    except ValidationError:
+        # As JSON, whose lists are tuples and sets too: a file has no others.
+        adapter.validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
         return True
     return False
 

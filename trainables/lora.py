@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainables._adapter_settings import AdapterSettings
 from trainables._parallel import PARALLEL
@@ -38,6 +38,15 @@ class Config(AdapterSettings):
                 "loftq makes up for what quantization loses, and this method's base is not quantized: use method qlora"
             )
         return init
+
+    @model_validator(mode="after")
+    def _iterations_are_pissas(self) -> "Config":
+        if self.init_iterations is not None and self.init != "pissa":
+            raise ValueError(
+                f"init_iterations would be ignored with init: {self.init} (got {self.init_iterations}): "
+                "leave it out, or use init: pissa"
+            )
+        return self
 
 
 def build(model: Any, config: Config) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainables import lora
 from trainables._adapter_settings import AdapterSettings
@@ -48,6 +48,13 @@ class Config(AdapterSettings):
                 "quantized: use loftq, or method lora"
             )
         return init
+
+    @model_validator(mode="after")
+    def _settings_of_4_bits_are_for_4_bits(self) -> "Config":
+        for name in ("quant_type", "double_quant", "compute_dtype") if self.bits == 8 else ():
+            if getattr(self, name) != type(self).model_fields[name].get_default():
+                raise ValueError(f"{name} would be ignored with bits: 8 (got {getattr(self, name)!r}): leave it out")
+        return self
 
 
 def quantization(config: Config) -> dict[str, Any]:

@@ -136,6 +136,13 @@ def test_what_trains_and_what_the_base_weighs_follow_from_shapes():
         qlora.footprint(qlora.Config(targets=["qkv"]), SIZES, "float32")
 
 
+def test_what_would_change_a_tied_table_is_refused_before_anything_is_loaded():
+    config = lora.Config(rank=2, targets=["q_proj", "lm_head"], init="pissa")
+    with pytest.raises(ValueError, match=r"^lora\.init: pissa changes the weights of its targets, and lm_head shares"):
+        lora.footprint(config, {**SIZES, "tied": True}, "float32")
+    assert lora.footprint(config, {**SIZES, "tied": False}, "float32").adapted
+
+
 def test_a_plan_refuses_names_that_match_nothing_and_tells_what_there_is():
     class Phi3(Catalogue):
         def shapes(self, settings):

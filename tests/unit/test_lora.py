@@ -136,6 +136,15 @@ def test_modules_to_save_that_are_not_there_are_refused():
         adapted(modules_to_save=["heads"])
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+@pytest.mark.parametrize("table", ["lm_head", "embed_tokens"])
+def test_weights_are_not_moved_out_of_a_table_that_is_used_twice(init, table):
+    with pytest.raises(ValueError, match=rf"lora\.init: {init} changes the weights .* {table} shares its weight"):
+        adapted(tiny_llama(tied=True), init=init, targets=["q_proj", table])
+    before = logits(tiny_llama(tied=False))
+    assert torch.allclose(logits(adapted(tiny_llama(tied=False), init=init, targets=["lm_head"])), before, atol=1e-4)
+
+
 def test_loftq_is_for_a_quantized_base():
     with pytest.raises(ValueError, match="use method qlora"):
         lora.Config(init="loftq")

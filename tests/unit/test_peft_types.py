@@ -48,10 +48,33 @@ def test_a_prompt_is_no_adapter():
         ("{options: {r: 8}}", "lora.options", "r is called rank here"),
         ("{options: {exclude_module: [q_proj]}}", "lora.options", "Did you mean exclude_modules?"),
         ("{peft_type: IA3, rank: 8}", "lora", "rank is a setting of LORA, IA3 has its own"),
+        ("{init: pissa, options: {alpha_pattern: {q_proj: 64}}}", "lora", "options.alpha_pattern cannot be used with"),
+        ("{init: olora, options: {rank_pattern: {q_proj: 8}}}", "lora", "options.rank_pattern cannot be used with"),
+        ("{init: pissa, options: {layer_replication: [[0, 2]]}}", "lora", "options.layer_replication cannot be used"),
+        ("{options: {layer_replication: [[0, two]]}}", "lora.options", "LoraConfig wants"),
+        ("{init_iterations: 4}", "lora", "init_iterations would be ignored with init: default (got 4)"),
+        ("{peft_type: LN_TUNING, layers: [0]}", "lora", "layers would be ignored (got [0]): LN_TUNING knows where"),
+        (
+            "{peft_type: IA3, targets: [q_proj], options: {target_modules: [v_proj], feedforward_modules: []}}",
+            "lora",
+            "targets would be ignored (got ['q_proj']): options.target_modules says where it goes",
+        ),
+        ("{peft_type: SHADOW, merge: true}", "lora", "merge: true cannot be had with peft_type SHADOW"),
+        (
+            "{evaluate: merged, options: {layer_replication: [[0, 2]]}}",
+            "lora",
+            "evaluate: merged cannot be had with options.layer_replication",
+        ),
     ],
 )
 def test_a_file_is_told_what_peft_calls_it(block, key, text):
     assert text in wrong_with(block)[key]
+
+
+def test_a_list_of_a_file_is_what_peft_calls_a_tuple():
+    options = {"layer_replication": [[0, 2], [1, 2]]}
+    model = lora.build(tiny_llama(), lora.Config(options=options))
+    assert len(model.get_base_model().model.layers) == 3
 
 
 def test_checking_a_type_loads_neither_torch_nor_peft():

@@ -125,6 +125,13 @@ def test_initialisations_that_move_base_weights_are_refused(init):
         qlora.Config(init=init)
 
 
+@pytest.mark.parametrize("name, value", [("quant_type", "fp4"), ("double_quant", False), ("compute_dtype", "bfloat16")])
+def test_settings_of_4_bits_are_refused_with_8(name, value):
+    with pytest.raises(ValueError, match=rf"{name} would be ignored with bits: 8 \(got .*: leave it out"):
+        qlora.Config(bits=8, **{name: value})
+    assert qlora.Config(**{name: value}).bits == 4
+
+
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_a_quantized_model_has_as_many_parameters_as_the_plain_one(folder, settings):
     assert parameter_counts(quantized(folder, **settings))[1] == parameter_counts(tiny_llama())[1]

@@ -16,6 +16,8 @@ Shapes = Mapping[str, tuple[int, int]]
 
 ALL_LINEAR, ATTENTION, MLP = "all-linear", "attention", "mlp"
 LORA = "LORA"
+RESIDUAL = ("pissa", "olora")
+"""Initialisations that move a part of the base weights into the adapter."""
 OWN_TARGETS = ("LN_TUNING", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "BEFT", "SHADOW")
 """PEFT's adapters that do not stand beside linear layers: PEFT finds their place where no targets are given."""
 GROUPS = (ALL_LINEAR, ATTENTION, MLP)
@@ -88,6 +90,19 @@ def _pairs(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
     return {name: (int(shape[0]), int(shape[1])) for name, shape in shapes.items()}
 
 
+def check_unshared(init: str, targets: Targets, shared: Collection[str], key: str) -> None:
+    """Raise ValueError where an adapter would begin with a part of a weight that another module uses too.
+
+    `shared`: full names of the modules that have their weight together with another one.
+    """
+    found = [name for name in targets.modules if name in shared]
+    if init in RESIDUAL and found:
+        raise ValueError(
+            f"{key}.init: {init} changes the weights of its targets, and {', '.join(last_names(found))} shares its "
+            f"weight with another module of this model. Take it out of {key}.targets, or use init: default."
+        )
+
+
 def lora_parameters(targets: Targets, shapes: Shapes, rank: int, dora: bool = False) -> int:
     """Parameters of a LoRA on these modules: A [rank, in] and B [out, rank] each, and with DoRA a magnitude per output
     (Hu et al. 2021, arXiv:2106.09685; Liu et al. 2024, arXiv:2402.09353)."""
@@ -105,6 +120,7 @@ def footprint(
     if targets is None or shape is None or config.peft_type != LORA:
         return None
     linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
+    check_unshared(config.init, targets, tables if shape.tied else (), key)
     known = linear | tables
     whole = [name for name in known if any(_means(item, name) for item in config.modules_to_save or ())]
     targets = replace(targets, modules=tuple(name for name in targets.modules if name not in whole))
