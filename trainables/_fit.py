@@ -62,7 +62,7 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     # Fresh weights of an adapter must not depend on whether the rows came from the cache.
     set_seed(job.seed)
     quantization = method.quantization(config) if hasattr(method, "quantization") else None
-    base = load_model(job.model, placement, quantization)
+    base = load_model(job.model, placement, method.reading(config) if hasattr(method, "reading") else quantization)
     fit_vocabulary(base, tokenizer)
     model = method.build(base, config)
     for name, value in special_ids(tokenizer).items():

@@ -61,14 +61,17 @@ def quantization(config: Config) -> dict[str, Any]:
     """How the base model is read, as plain values; a base row of the same values is what a trial is compared with."""
     if config.bits == 8:
         return {"bits": 8}
-    storage = {} if config.storage_dtype == "uint8" else {"storage_dtype": config.storage_dtype}
     return {
         "bits": 4,
         "quant_type": config.quant_type,
         "double_quant": config.double_quant,
         "compute_dtype": config.compute_dtype,
-        **storage,
     }
+
+
+def reading(config: Config) -> dict[str, Any]:
+    """The same, and what only training wants: how the bits are kept in memory, which changes no value of them."""
+    return {**quantization(config), "storage_dtype": config.storage_dtype}
 
 
 def build(model: Any, config: Config) -> Any:

@@ -143,6 +143,19 @@ def test_what_would_change_a_tied_table_is_refused_before_anything_is_loaded():
     assert lora.footprint(config, {**SIZES, "tied": False}, "float32").adapted
 
 
+def test_the_type_that_bits_are_kept_in_moves_no_row():
+    plans = [
+        make_plan(read(f"method: qlora\nqlora: {{{block}}}\n", registry=installed()), Catalogue())
+        for block in ("storage_dtype: bfloat16", "rank: 16", "quant_type: fp4")
+    ]
+    ids = [[row.id for row in (*plan.bases, *plan.trials)] for plan in plans]
+    assert len(ids[0]) == 3
+    assert ids[0] == ids[1]
+    assert ids[0][0] == ids[2][0]
+    assert not set(ids[0][1:]) & set(ids[2][1:])
+    assert plans[0].bases[1].settings.blocks["quantization"]["bits"] == 4
+
+
 def test_a_plan_refuses_names_that_match_nothing_and_tells_what_there_is():
     class Phi3(Catalogue):
         def shapes(self, settings):

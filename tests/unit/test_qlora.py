@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 def quantized(folder, **settings):
     model = ModelSettings(path=str(folder))
-    return load_model(model, place(model), qlora.quantization(qlora.Config(**settings)))
+    return load_model(model, place(model), qlora.reading(qlora.Config(**settings)))
 
 
 def adapted(folder, **settings):
