@@ -27,20 +27,27 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 
     Raises ValueError for what the user can mend: no rows left, a batch that does not divide, a model that is missing.
     """
+    from trainables._merge import merge_as_asked
     from trainables._sharding import session
 
+    config: Settings = import_module(f"trainables.{job.method}").Config(**job.blocks.get(job.method, {}))
     with session(job, reporter.rank, reporter.world_size):
-        return _fit(job, reporter)
+        content = _fit(job, reporter, config)
+    # After the session, where ZeRO-3 divides a model that is read among workers that read none; and no worker waits for
+    # it, since a merge may take longer than a group of workers waits.
+    if reporter.rank == 0:
+        merge_as_asked(config, job.folder)
+    return content
 
 
-def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
+def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     import torch
     from transformers import set_seed
 
     from trainables import _adapters
     from trainables._data import prepare, preview
     from trainables._loop import Loop
-    from trainables._merge import merge_as_asked
+    from trainables._merge import scored
     from trainables._model import fit_vocabulary, load_model, parameter_counts, place, special_ids, versions
     from trainables._sharding import whole_weights
     from trainables._tokenizer import load_tokenizer, probe
@@ -49,7 +56,6 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     set_seed(job.seed)
     placement = place(job.model, job.train.precision)
     method = import_module(f"trainables.{job.method}")
-    config: Settings = method.Config(**job.blocks.get(job.method, {}))
 
     tokenizer = load_tokenizer(**tokenizer_arguments(job))
     prepared = prepare(job.data, tokenizer, job.cache, job.contents.get("data"))
@@ -155,6 +161,7 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         "tokenizer_probe": probe(tokenizer),
         "notes": [*placement.notes, *prepared.notes, *loop.notes, *_adapters.notes(adapter, trainable, total)],
         "versions": versions(),
+        "scored": scored(config),
     }
     if exported["keep"] == "last":
         export("export")
@@ -162,7 +169,6 @@ def _fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         if exported["keep"] == "best":
             take_best(job.folder, exported["step"])
         remove_best(job.folder)
-        content["scored"] = merge_as_asked(config, job.folder)
         write_json(job.folder / "train.json", content)
         shutil.rmtree(loop.scratch, ignore_errors=True)
     loop.barrier()

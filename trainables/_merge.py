@@ -77,13 +77,15 @@ def merged_model(export: Path, description: dict[str, Any]) -> Any:
     return merged
 
 
-def merge_as_asked(config: Any, folder: Path) -> str:
-    """After training into `folder`: merge where the method's config asks for it. Returns the name of the folder that
-    the evals are to score."""
-    asked = getattr(config, "evaluate", "adapter") == "merged"
-    if asked or getattr(config, "merge", False):
+def scored(config: Any) -> str:
+    """Name of the folder of a trial that the evals are to score, by the method's config."""
+    return MERGED if getattr(config, "evaluate", "adapter") == "merged" else "export"
+
+
+def merge_as_asked(config: Any, folder: Path) -> None:
+    """After training into `folder`: merge where the method's config asks for it."""
+    if scored(config) == MERGED or getattr(config, "merge", False):
         merge(folder / "export", folder / MERGED)
-    return MERGED if asked else "export"
 
 
 def _untie(adapted: Any) -> None:

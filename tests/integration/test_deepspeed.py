@@ -131,46 +131,67 @@ OWN_FILE = {
 LORA = {"rank": 4, "alpha": 8}
 
 
+def under(stage, method="sft", precision="float32", **rest):
+    """Settings of a job under a stage; stage None is training without DeepSpeed."""
+    blocks = {} if method == "sft" else {method: {**LORA, "merge": stage == 3}}
+    blocks |= {} if stage is None else {"deepspeed": {"stage": stage, **rest}}
+    return {"method": method, "blocks": blocks, "train": {"precision": precision, "save_every": 3}}
+
+
+def under_each(method):
+    return {f"{method} {stage}": under(stage, method) for stage in (None, 2, 3)}
+
+
 @pytest.fixture(scope="module")
-def others(run, tmp_path_factory):
-    """What two workers make of other settings, by name."""
-    kept, own = tmp_path_factory.mktemp("kept"), tmp_path_factory.mktemp("own") / "mine.json"
-    own.write_text(json.dumps(OWN_FILE))
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
 
-    def under(stage, method="sft", precision="float32", **rest):
-        blocks = {} if method == "sft" else {method: LORA}
-        blocks |= {} if stage is None else {"deepspeed": {"stage": stage, **rest}}
-        return {"method": method, "blocks": blocks, "train": {"precision": precision, "save_every": 3}}
 
-    adapters = {f"{method} {stage}": under(stage, method) for method in ("lora", "qlora") for stage in (None, 2, 3)}
-    ended = kept / "ended"
+@pytest.fixture(scope="module")
+def others(run, kept):
+    """What two workers make of an adapter, and of a checkpoint, by name."""
     return run(
+        2,
+        {
+            "stopped": under(3) | {"keep": kept, "stop_after": 3},
+            "resumed": under(3) | {"resume": kept / "checkpoint-3"},
+            **under_each("lora"),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def variants(run, others, kept, tmp_path_factory):
+    """What two workers make of settings beside the stage, by name."""
+    own, ended = tmp_path_factory.mktemp("own") / "mine.json", kept / "ended"
+    own.write_text(json.dumps(OWN_FILE))
+    return others | run(
         2,
         {
             **{f"bf16 {stage}": under(stage, precision="bf16") for stage in (None, 0, 2, 3)},
             "offload 2": under(2, offload_optimizer=True),
             "offload 3": under(3, offload_optimizer=True, offload_parameters=True),
             "own file": under(None) | {"blocks": {"deepspeed": {"config": str(own)}}},
-            "stopped": under(3) | {"keep": kept, "stop_after": 3},
-            "resumed": under(3) | {"resume": kept / "checkpoint-3"},
             "at the end": under(3) | {"keep": ended},
             "resumed at the end": under(3) | {"resume": ended / "checkpoint-6"},
             "another stage": under(2) | {"resume": kept / "checkpoint-3"},
-            **adapters,
+            **under_each("qlora"),
         },
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, stage", [("offload 2", 2), ("offload 3", 3), ("own file", 1)])
-def test_offload_and_a_file_of_ones_own_change_no_loss(stages, others, name, stage):
-    content = others[name]
+def test_offload_and_a_file_of_ones_own_change_no_loss(stages, variants, name, stage):
+    content = variants[name]
     assert (parallel(content)["engine"], parallel(content)["stage"]) == ("DeepSpeedEngine", stage)
     assert curve(content) == pytest.approx(curve(stages[1, None]), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_bf16_trains_on_a_cpu_as_without_deepspeed(stages, others, stage):
-    content, plain = others[f"bf16 {stage}"], others["bf16 None"]
+def test_bf16_trains_on_a_cpu_as_without_deepspeed(stages, variants, stage):
+    content, plain = variants[f"bf16 {stage}"], variants["bf16 None"]
     assert content["summary"]["precision"] == "bf16"
     # One rounding more or less in bfloat16 is 1/256 of a value.
     assert curve(content) == pytest.approx(curve(plain), rel=1 / 256)
@@ -187,28 +208,33 @@ def test_a_checkpoint_of_divided_weights_is_resumed_to_the_same_bits(stages, oth
     assert all(torch.equal(tensor, divided[name]) for name, tensor in weights(resumed).items())
 
 
-def test_a_checkpoint_of_the_last_step_needs_no_more_training(stages, others):
-    resumed, undisturbed = others["resumed at the end"], weights(stages[2, 3])
+@pytest.mark.slow
+def test_a_checkpoint_of_the_last_step_needs_no_more_training(stages, variants):
+    resumed, undisturbed = variants["resumed at the end"], weights(stages[2, 3])
     assert resumed["resumed_at_step"] == 6
     assert curve(resumed) == curve(stages[2, 3])
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(resumed).items())
 
 
-def test_a_checkpoint_of_another_stage_is_not_read_and_that_is_said(others):
-    content = others["another stage"]
+@pytest.mark.slow
+def test_a_checkpoint_of_another_stage_is_not_read_and_that_is_said(variants):
+    content = variants["another stage"]
     assert content["resumed_at_step"] == 0
     assert len(curve(content)) == 6
     (note,) = [note for note in content["notes"] if "from the start" in note]
     assert "deepspeed (stage 3, workers 2), this is deepspeed (stage 2, workers 2)" in note
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize(
+    "method, trained", [("lora", "others"), pytest.param("qlora", "variants", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("stage", [2, 3])
-def test_an_adapter_trains_as_without_deepspeed_and_its_export_is_whole(others, method, stage):
+def test_an_adapter_trains_as_without_deepspeed_and_its_export_is_whole(request, method, trained, stage):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    content, plain = others[f"{method} {stage}"], others[f"{method} None"]
+    found = request.getfixturevalue(trained)
+    content, plain = found[f"{method} {stage}"], found[f"{method} None"]
     assert (parallel(content)["engine"], parallel(content)["stage"]) == ("DeepSpeedEngine", stage)
     assert parallel(content)["partitioned"] is (stage == 3)
     assert curve(content) == pytest.approx(curve(plain), abs=1e-4)
@@ -219,3 +245,21 @@ def test_an_adapter_trains_as_without_deepspeed_and_its_export_is_whole(others, 
     base = AutoModelForCausalLM.from_pretrained(sources.mini_path())
     adapted = PeftModel.from_pretrained(base, content["export"])
     assert adapted(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "method, trained", [("lora", "others"), pytest.param("qlora", "variants", marks=pytest.mark.slow)]
+)
+def test_an_adapter_on_a_divided_base_is_merged_after_the_training_is_recorded(request, method, trained):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    export = request.getfixturevalue(trained)[f"{method} 3"]["export"]
+    merged, record = export.parent / "merged", export.parent / "train.json"
+    assert record.stat().st_mtime_ns < (merged / "export.json").stat().st_mtime_ns
+    whole = AutoModelForCausalLM.from_pretrained(merged)
+    assert whole(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+    if method == "lora":
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sources.mini_path()), export)
+        ids = torch.tensor([[1, 2, 3]])
+        torch.testing.assert_close(whole(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
