@@ -141,7 +141,7 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     progress = Progress(rows, sys.stdout)
     experiment = Experiment(plan, ledger, sources, progress)
     work = experiment.work(arguments.retry_failed)
-    for note in (*plan.notes, *plan.warnings, *experiment.check_rows(work)):
+    for note in (*plan.notes, *plan.warnings, *experiment.check_rows(work), *experiment.unmerged()):
         print(f"note: {note}")
     uri = tracking.uri or default_uri(ledger.root)
     if tracking.enabled:

@@ -68,7 +68,7 @@ def merged_model(export: Path, description: dict[str, Any]) -> Any:
     _untie(adapted)
     try:
         merged = adapted.merge_and_unload()
-    except (NotImplementedError, AttributeError, ValueError) as error:
+    except (RuntimeError, AttributeError, ValueError) as error:
         kind = adapted.peft_config["default"].peft_type.value
         raise ValueError(f"{export}: PEFT cannot add an adapter of kind {kind} to the weights ({error}).") from error
     if getattr(merged.config, "quantization_config", None) is not None:

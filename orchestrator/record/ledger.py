@@ -110,6 +110,9 @@ class Ledger:
             return None
         finished = (folder / "export" / "export.json").stat().st_mtime
         export = (train or {}).get("scored", "export")
+        if not (folder / export / "export.json").is_file():
+            # It ended between training and merging.
+            return None
         record = TrialRecord(
             id=trial_id,
             state="trained",

@@ -60,6 +60,13 @@ def test_training_that_did_not_end_is_not_rebuilt(tmp_path):
     assert ledger.trial("t1") is None
 
 
+def test_training_whose_merged_model_was_never_written_is_not_rebuilt(tmp_path):
+    ledger = Ledger(tmp_path)
+    folder = finished_trial(ledger)
+    (folder / "train.json").write_text(json.dumps({"scored": "merged"}))
+    assert ledger.trial("t1") is None
+
+
 def test_a_trained_trial_whose_export_is_gone_is_unknown(tmp_path):
     ledger = Ledger(tmp_path)
     folder = finished_trial(ledger)

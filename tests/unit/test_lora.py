@@ -84,6 +84,17 @@ def test_a_saved_adapter_gives_the_same_logits_in_stock_peft_and_merged(settings
     assert torch.equal(logits(again), logits(merged))
 
 
+def test_what_peft_cannot_merge_is_told_as_a_mistake(tmp_path, monkeypatch):
+    write_adapter(adapted(options={"lora_bias": True}), tmp_path)
+    monkeypatch.setattr("trainables._model.load_model", lambda *arguments: tiny_llama())
+    description = {
+        "base": {"path": "builtin:mini", "revision": None}, "dtype": "float32", "trust_remote_code": False,
+        "quantization": None,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="PEFT cannot add an adapter of kind LORA to the weights"):
+        merged_model(tmp_path, description)
+
+
 def test_an_export_holds_no_embeddings_unless_they_were_trained(tmp_path):
     from safetensors.torch import load_file
 

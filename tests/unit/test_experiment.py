@@ -1,0 +1,29 @@
+"""What an execution tells before it starts."""
+
+import json
+
+from orchestrator.decide.plan import make_plan
+from orchestrator.record.ledger import Ledger
+from orchestrator.registry import installed
+from orchestrator.run.experiment import Experiment
+from tests.unit.sweep_stand_ins import Catalogue, read
+from tests.unit.test_ledger import finished_trial
+
+
+def test_a_merge_that_is_asked_for_after_training_is_not_passed_over_in_silence(tmp_path):
+    ledger = Ledger(tmp_path)
+    plans = [
+        make_plan(read(f"method: lora\nlora: {{merge: {merge}}}\n", registry=installed()), Catalogue())
+        for merge in ("false", "true")
+    ]
+    trial = plans[1].trials[0].id
+    experiments = [Experiment(plan, ledger, None, None) for plan in plans]
+    assert plans[0].trials[0].id == trial
+    assert experiments[1].unmerged() == []
+    folder = finished_trial(ledger, trial)
+    assert experiments[0].unmerged() == []
+    [line] = experiments[1].unmerged()
+    assert f"python -m orchestrator.export {trial} --merge" in line
+    (folder / "merged").mkdir()
+    (folder / "merged" / "export.json").write_text(json.dumps({}))
+    assert experiments[1].unmerged() == []
