@@ -35,8 +35,9 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
         content = _fit(job, reporter, config)
     # After the session, where ZeRO-3 divides a model that is read among workers that read none; and no worker waits for
     # it, since a merge may take longer than a group of workers waits.
-    if reporter.rank == 0:
-        merge_as_asked(config, job.folder)
+    if reporter.rank == 0 and (told := merge_as_asked(config, job.folder)):
+        content["notes"] += told
+        write_json(job.folder / "train.json", content)
     return content
 
 

@@ -82,10 +82,22 @@ def scored(config: Any) -> str:
     return MERGED if getattr(config, "evaluate", "adapter") == "merged" else "export"
 
 
-def merge_as_asked(config: Any, folder: Path) -> None:
-    """After training into `folder`: merge where the method's config asks for it."""
-    if scored(config) == MERGED or getattr(config, "merge", False):
+def merge_as_asked(config: Any, folder: Path) -> list[str]:
+    """After training into `folder`: merge where the method's config asks for it; returns what the user should know.
+
+    Raises ValueError where a merged model is to be scored and cannot be had; one that is only to lie beside the adapter
+    is not worth the trial.
+    """
+    asked = scored(config) == MERGED
+    if not (asked or getattr(config, "merge", False)):
+        return []
+    try:
         merge(folder / "export", folder / MERGED)
+    except ValueError as error:
+        if asked:
+            raise
+        return [f"merge: there is no merged model: {error}"]
+    return []
 
 
 def _untie(adapted: Any) -> None:

@@ -101,6 +101,19 @@ def test_a_merged_model_is_written_and_scored_where_the_file_asks_for_it(tmp_pat
     assert merged.tokenize("a b") == beside.tokenize("a b")
 
 
+def test_a_merge_that_fails_costs_no_trained_adapter(tmp_path):
+    # PEFT merges a bias only where the layer has one.
+    block, train = {"rank": 2, "targets": ["q_proj"], "options": {"lora_bias": True}}, {"max_steps": 1}
+    task, content = trained(tmp_path / "beside", {**block, "merge": True}, train)
+    kept = json.loads((task.folder / "train.json").read_text())
+    assert kept["notes"] == content["notes"]
+    assert "PEFT cannot add an adapter of kind LORA to the weights" in kept["notes"][-1]
+    assert not (task.folder / "merged").exists()
+    with pytest.raises(ValueError, match="PEFT cannot add an adapter of kind LORA"):
+        trained(tmp_path / "scored", {**block, "evaluate": "merged"}, train)
+    assert list((tmp_path / "scored").rglob("train.json"))
+
+
 @pytest.mark.parametrize("method, init", [("lora", "pissa"), ("qlora", "default"), ("qlora", "loftq")])
 def test_other_adapters_go_on_to_the_same_bits_too(tmp_path, method, init):
     optimizer = "paged_adamw_8bit" if init == "loftq" else "adamw"
