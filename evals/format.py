@@ -25,7 +25,7 @@ PARSED = ("json_valid", "json_valid_lenient")
 MATCHED = ("schema_valid", "schema_valid_lenient")
 COMPARED = ("exact_match", "rouge_l", "bleu")
 LAYOUTS = "`conversations`, `messages`, `instruction` or `prompt`"
-ANSWERS = ("response", "output", "reference", "completion")
+ANSWERS = ("output", "response", "reference", "completion")
 """Keys under which a row without turns may hold the answer that is wanted."""
 
 with warnings.catch_warnings():

@@ -31,6 +31,7 @@ class Sources:
         self.contents, self.ledger = contents, ledger
         self.registry = registry or installed()
         self._paths: dict[str, Path | None] = {}
+        self._unchanged: set[str] = set()
 
     def job(self, trial: PlannedTrial) -> Job:
         """What a worker needs to train this trial. Raises MissingDataError where the model or data is not there."""
@@ -126,9 +127,36 @@ class Sources:
         content = self.contents.data(named, "eval", key)
         if content.unresolved:
             raise MissingDataError(f"{key}: {content.unresolved}")
-        if content.commit is not None:
-            return self._hub_rows(named, content, key), content.hash or ""
-        return self._path(named), content.hash or ""
+        path = self._path(named) if content.commit is None else self._hub_rows(named, content, key)
+        form = trial.settings.data.format if trial.settings.data else None
+        if form is None or path is None:
+            return path, content.hash or ""
+        return self._formatted(path, form, content.hash or "")
+
+    def _formatted(self, path: Path, form: str, content: str) -> tuple[Path, str]:
+        """An eval's own rows as a trial under a format string was trained on such rows, and their hash; the file
+        itself where no row of it has the fields."""
+        chosen = {"format_string": form, "content": content, "core": CORE_VERSION, "format": HELDOUT_FORMAT}
+        digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+        if digest in self._unchanged:
+            return path, content
+        target = self.ledger.cache / "formatted" / f"{digest[:16]}.jsonl"
+        if not target.is_file():
+            from orchestrator.record.formatted import formatted
+            from trainables._rows import DataError, read_rows
+            from trainables.core.formats import parse_format
+
+            try:
+                rows = list(read_rows(DataSettings(path=str(path))))
+            except DataError:
+                # What this cannot read, the eval reads in its own way, or names the mistake.
+                rows = []
+            written = formatted(rows, parse_format(form))
+            if written == rows:
+                self._unchanged.add(digest)
+                return path, content
+            write_text(target, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in written))
+        return target, digest
 
     def _hub_rows(self, data: DataSettings, content: Content, key: str) -> Path:
         """The rows of a hub data set at the commit that was hashed, in a file: evals read files alone, and a branch

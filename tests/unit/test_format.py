@@ -239,6 +239,13 @@ def test_rows_of_every_layout_ask_for_their_last_answer():
     assert len(tasks[0].messages) == 3
 
 
+def test_of_two_answers_all_evals_take_the_same():
+    from evals._rows import messages_of
+
+    row = {"instruction": "do", "output": "this", "response": "that"}
+    assert tasks_of([row], "rows.jsonl")[0].reference == messages_of(row, "row 1")[-1]["content"] == "this"
+
+
 def test_a_row_without_a_question_or_its_answer_is_named():
     with pytest.raises(DataError, match=r"rows.jsonl: row 2: must have .*\['text'\]"):
         tasks_of([{"prompt": "a", "response": "b"}, {"text": "x"}], "rows.jsonl")

@@ -1,6 +1,7 @@
 """Where evals find the rows that a trial held out."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 from orchestrator.record import sources
@@ -32,3 +33,50 @@ def test_a_heldout_file_of_other_rules_or_another_format_is_not_read(tmp_path, m
             other, another = heldout(tmp_path)
         assert other != path
         assert another != digest
+
+
+FORM = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{response}"
+
+
+def own_rows(tmp_path, rows, form):
+    """What an eval with a file of its own reads for a trial under this format, and the hash of that."""
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = SimpleNamespace(hash="same", commit=None, unresolved=None)
+    contents = SimpleNamespace(data=lambda *_: known, data_path=lambda _: file)
+    found = Sources(contents, SimpleNamespace(cache=tmp_path / "cache"), SimpleNamespace())
+    settings = SimpleNamespace(data=DataSettings(path="train.jsonl", format=form))
+    planned = SimpleNamespace(name="format", data=str(file))
+    return found._eval_data(SimpleNamespace(settings=settings), planned)
+
+
+def test_an_evals_own_rows_are_asked_in_the_words_of_training(tmp_path):
+    from evals._rows import read_conversations, read_rows
+    from evals.format import tasks_of
+    from trainables.core.formats import parse_format
+
+    row = {"id": "a", "instruction": "Sum", "input": "1 2", "response": "3"}
+    trained = parse_format(FORM).messages(row)
+    path, digest = own_rows(tmp_path, [row, {**row, "id": "b", "output": "3", "response": None}], FORM)
+    tasks = tasks_of(read_rows(path), "own")
+    assert [task.key for task in tasks] == ["a", "b"]
+    assert [task.messages for task in tasks] == [trained[:1]] * 2
+    assert [task.reference for task in tasks] == ["3", "3"]
+    assert [found.messages for found in read_conversations(path)] == [trained] * 2
+    assert digest not in ("same", own_rows(tmp_path, [row], "{instruction}{input} {response}")[1])
+
+
+def test_rows_with_fields_of_their_own_are_read_by_the_format(tmp_path):
+    from evals._rows import read_rows
+    from evals.format import tasks_of
+
+    path, _ = own_rows(tmp_path, [{"question": "Sum", "answer": "3"}], "Q: {question}\nA: {answer}")
+    (task,) = tasks_of(read_rows(path), "own")
+    assert (task.messages, task.reference) == ([{"role": "user", "content": "Sum"}], "3")
+
+
+def test_a_file_without_the_fields_of_the_format_is_read_as_it_is(tmp_path):
+    rows = [{"prompt": "Say x", "instruction_id_list": []}]
+    for form in (None, FORM, "{prompt} {response}"):
+        path, digest = own_rows(tmp_path, rows, form)
+        assert (Path(path).name, digest) == ("own.jsonl", "same")

@@ -1,0 +1,42 @@
+"""Rows of an eval's own file under a format string: asked as the trial was trained to be asked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainables.core.conversations import RowRefused
+from trainables.core.formats import Format
+
+LAYOUTS = ("conversations", "messages", "text")
+"""Keys by which a row says its turns itself, which a format stands in for."""
+
+
+def formatted(rows: Sequence[Any], form: Format) -> list[Any]:
+    """The rows with a question, and its answer where they have it, as the format writes them; rows that lack a field
+    of its prompt as they are. What else a row holds (its key, say) stays."""
+    return [_formatted(row, form) if isinstance(row, Mapping) else row for row in rows]
+
+
+def _formatted(row: Mapping[str, Any], form: Format) -> dict[str, Any]:
+    rest = {key: value for key, value in row.items() if key not in (*form.fields, *LAYOUTS)}
+    try:
+        messages = form.messages(row)
+    except RowRefused:
+        return _question(row, form)
+    if not form.prompt:
+        return {**rest, "text": messages[0]["content"]}
+    return {**rest, "conversations": messages, "single_turn": True}
+
+
+def _question(row: Mapping[str, Any], form: Format) -> dict[str, Any]:
+    """A row without the field to be learnt: its question as the format writes it, and its own answer if it has one.
+
+    A lone `prompt` or `instruction` is written as it is, by every eval.
+    """
+    names = [name for _, name in form.prompt]
+    if names in ([], ["prompt"], ["instruction"]) or not all(isinstance(row.get(name), str | None) for name in names):
+        return dict(row)
+    if any(name not in row for name in names):
+        return dict(row)
+    asked = "".join(f"{literal}{row[name] or ''}" for literal, name in form.prompt)
+    rest = {key: value for key, value in row.items() if key not in (*names, *LAYOUTS, "input")}
+    return {**rest, "instruction": asked, "prompt": asked}
