@@ -193,8 +193,8 @@ def test_offload_and_a_file_of_ones_own_change_no_loss(stages, variants, name, s
 def test_bf16_trains_on_a_cpu_as_without_deepspeed(stages, variants, stage):
     content, plain = variants[f"bf16 {stage}"], variants["bf16 None"]
     assert content["summary"]["precision"] == "bf16"
-    # One rounding more or less in bfloat16 is 1/256 of a value.
-    assert curve(content) == pytest.approx(curve(plain), rel=1 / 256)
+    # One rounding more or less in bfloat16 is 1/256 of a value, and each step starts from the last one's.
+    assert curve(content) == pytest.approx(curve(plain), rel=1 / 128)
     assert curve(content)[0] != pytest.approx(curve(stages[1, None])[0], abs=1e-4)
     assert weights(content)["model.norm.weight"].dtype == torch.float32
 

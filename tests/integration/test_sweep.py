@@ -152,15 +152,18 @@ def test_a_flipped_byte_of_the_data_makes_every_trial_another_one(finished):
 
 def test_an_eval_overlaps_the_training_of_another_trial(finished):
     """Slow evals of what is trained already, and one trial to train: Ray's own list of tasks says when each ran."""
+    import ray
     from ray.util.state import list_tasks
 
+    # Another cluster may run on this machine.
+    address = ray.get_runtime_context().gcs_address
     slow = ("evals.ifeval.batch_size=1", "evals.ifeval.limit=90", "evals.ifeval.max_new_tokens=64")
     new = "search.axes.train.learning_rate=[5e-3]"
-    before = {task.task_id for task in list_tasks(limit=10_000)}
+    before = {task.task_id for task in list_tasks(address, limit=10_000)}
     sets = [word for item in (*slow, new) for word in ("--set", item)]
     assert finished.run(*sets) == (0, 1, 3)
 
-    tasks = [task for task in list_tasks(detail=True, limit=10_000) if task.task_id not in before]
+    tasks = [task for task in list_tasks(address, detail=True, limit=10_000) if task.task_id not in before]
     tasks = [task for task in tasks if task.start_time_ms and task.end_time_ms]
     evals = [task for task in tasks if task.name.startswith("eval:ifeval:")]
     workers = [task for task in tasks if task.name.startswith("RayTrainWorker")]
