@@ -57,3 +57,9 @@ def before_clipping(norms: Mapping[str, float], total: float | None) -> dict[str
     now = math.sqrt(sum(value * value for value in norms.values()))
     factor = total / now if total is not None and math.isfinite(total) and 0 < now < math.inf else 1.0
     return {name: float(f"{value * factor:.6g}") for name, value in norms.items()}
+
+
+def recorded(norm: float | None) -> float | str | None:
+    """A norm as train.json holds it: None where the engine gives none, what is not finite as text ("inf", "nan"), since
+    null would say the same of both."""
+    return norm if norm is None or math.isfinite(norm) else str(float(norm))

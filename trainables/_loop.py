@@ -10,7 +10,7 @@ from typing import Any
 
 from trainables._data import Prepared, collate
 from trainables._deepspeed import Shape
-from trainables._gradients import before_clipping, part_norms
+from trainables._gradients import before_clipping, part_norms, recorded
 from trainables._model import Placement
 from trainables._order import Order, Rows
 from trainables._packing import PackedRows, check_borders, collate_packs
@@ -247,12 +247,13 @@ class Loop:
         """Keep one optimizer step's numbers; `step` counts from 1."""
         epoch, within = divmod(step - 1, self.steps_per_epoch)
         indices = self.order.step_rows(epoch, within)
+        norm = logs.get("grad_norm")
         point = {
             "step": step,
             "epoch": epoch + (within + 1) / self.steps_per_epoch,
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
-            "grad_norm": logs.get("grad_norm"),
+            "grad_norm": recorded(norm),
             "tokens": int(sum(self.rows.lengths[index] for index in indices)),
             "targets": int(sum(self.rows.target_counts[index] for index in indices)),
             "seconds": self._before_seconds + time.perf_counter() - self._clock,
@@ -263,7 +264,7 @@ class Loop:
                 f"(learning rate {point['learning_rate']:.3g}). Use a smaller learning rate or a longer warmup."
             )
         if self.job.train.log_gradients:
-            norms = before_clipping(self._norms, point["grad_norm"])
+            norms = before_clipping(self._norms, norm)
             self.gradients.append({"step": step, "norms": norms})
         self.points.append(point)
         self._pending.append(point)

@@ -19,8 +19,9 @@ FEWEST = 10
 """Steps below which only spikes and norms that are no numbers can be told."""
 
 RULE = (
-    f"Gradient norm, before clipping. Explosion: a norm that is not finite, or a median over the last tenth of the "
-    f"steps more than {GROWTH:g} times that of all steps before. Spike: a norm above {SPIKE:g}. Plateau: over the "
+    f"Gradient norm, before clipping. Explosion: a norm that is not finite (under fp16, where loss scaling skips such "
+    f"steps, more than {FEWEST} and a tenth of all, or several in the last tenth), or a median over the last tenth of "
+    f"the steps more than {GROWTH:g} times that of all steps before. Spike: a norm above {SPIKE:g}. Plateau: over the "
     f"last half of the steps the norm varies by less than {FLAT:.0%} of its mean and the loss by less than {STILL:.0%}."
 ).replace("%", " %")
 
@@ -30,15 +31,28 @@ Answer = Literal["yes", "no", "unknown"]
 def gradient_norms(train: Mapping[str, Any]) -> tuple[Answer, str, tuple[str, ...]]:
     """(answer, evidence, settings that usually mend it) from the content of a train.json."""
     points = [point for point in train.get("steps", []) if "grad_norm" in point]
-    numbers = [_number(point["grad_norm"]) for point in points]
-    if not points or all(number is None for number in numbers):
-        return "unknown", "no gradient norm is on record", ()
-    steps = [int(point.get("step", place + 1)) for place, point in enumerate(points)]
-    lost = [step for step, number in zip(steps, numbers, strict=True) if number is None]
-    if lost:
-        evidence = f"explosion: not a finite number at {_places(lost)}{_largest_module(train)}"
+    known = [(point, number) for point in points if (number := _number(point["grad_norm"])) is not None]
+    lost = [point for point in points if _is_lost(point["grad_norm"])]
+    if lost and not (_is_scaled(train) and known and _skips_are_usual(lost, points)):
+        evidence = f"explosion: not a finite number at {_places(_steps(lost))}{_largest_module(train)}"
         return "no", evidence, ("train.learning_rate down", "train.precision bf16 or float32", "train.warmup_ratio up")
-    norms = [number for number in numbers if number is not None]
+    if not known:
+        return "unknown", "no gradient norm is on record", ()
+    answer, evidence, mend = _of_finite(train, [point for point, _ in known], [number for _, number in known])
+    if lost:
+        evidence += f"; {formats.count(len(lost), 'step')} skipped by loss scaling"
+    absent = [point for point in points if point["grad_norm"] is None]
+    if absent:
+        answer = "unknown" if answer == "yes" else answer
+        evidence += f"; none on record at {_places(_steps(absent))}"
+    return answer, evidence, mend
+
+
+def _of_finite(
+    train: Mapping[str, Any], points: list[Mapping[str, Any]], norms: list[float]
+) -> tuple[Answer, str, tuple[str, ...]]:
+    """The answer from the steps whose norm is a number."""
+    steps = _steps(points)
     typical, highest = statistics.median(norms), max(norms)
     at = steps[norms.index(highest)]
     span = f"median {formats.number(typical, 3)}, highest {formats.number(highest, 3)} at step {at}"
@@ -64,6 +78,26 @@ def gradient_norms(train: Mapping[str, Any]) -> tuple[Answer, str, tuple[str, ..
         either = ("train.epochs down, if the loss is low", "train.learning_rate up, if it is not")
         return "no", f"plateau: {plateau}; {span}", either
     return "yes", span, ()
+
+
+def _is_lost(value: Any) -> bool:
+    """A norm that was infinite or no number, which train.json holds as text."""
+    return (isinstance(value, str) and value != "") or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _is_scaled(train: Mapping[str, Any]) -> bool:
+    return bool(train.get("summary", {}).get("precision") == "fp16")
+
+
+def _skips_are_usual(lost: list[Mapping[str, Any]], points: list[Mapping[str, Any]]) -> bool:
+    """Loss scaling begins too large and finds its scale by steps that overflow, and tries a larger one at times."""
+    tail = max(1, len(points) // 10)
+    late = sum(_is_lost(point["grad_norm"]) for point in points[-tail:])
+    return len(lost) <= max(FEWEST, tail) and late <= 1 + tail // 1000
+
+
+def _steps(points: list[Mapping[str, Any]]) -> list[int]:
+    return [int(point.get("step", place + 1)) for place, point in enumerate(points)]
 
 
 def _plateau(norms: list[float], losses: list[float | None]) -> str:

@@ -35,7 +35,7 @@ RULE = (
     f"Rules. The loss fell where the mean of its last tenth of steps lies more than {FALL:.0%} below the mean of its "
     f"first tenth. Outputs have the form where at least {GOOD:.0%} of the answers do; partly, where surely more do "
     "than of the base's. Unseen examples and perplexity are compared with the base item by item (without that record, "
-    "perplexity by the held-out loss between the first epoch and the last). The likeliest settings stand first."
+    "perplexity by the held-out loss between the first measurement and the last). The likeliest settings stand first."
 ).replace("%", " %")
 
 
@@ -154,7 +154,7 @@ def unseen_improved(
 
 
 def perplexity_fell(results: Results, row: Row, base: Row | None) -> Indicator:
-    """Whether unseen text is less surprising than to the base; else than after the first epoch."""
+    """Whether unseen text is less surprising than to the base; else than when it was first measured."""
     question = "Does perplexity fall?"
     name = next((n for record in row.evals.values() for n in record.metrics if n.startswith("perplexity/")), None)
     found = _paired(results, row, base, name) if name else None
@@ -163,22 +163,32 @@ def perplexity_fell(results: Results, row: Row, base: Row | None) -> Indicator:
         assert metric is not None
         evidence = f"{formats.metric_label(name)} {formats.score(name, metric.value)}{_beside(base, name)}"
         answers: dict[str, Answer] = {"better": "yes", "worse": "no", "not separable": "not sure"}
-        answer = answers.get(found.verdict, "yes" if found.difference < 0 else "no")
         figure = formats.difference(name, found.difference)
+        if found.verdict not in answers:
+            return Indicator(question, "unknown", f"{evidence}; {found.reason}", figure=figure)
+        answer = answers[found.verdict]
         return Indicator(question, answer, evidence, () if answer == "yes" else _memorized(row), figure)
-    held = [float(point["loss"]) for point in heldout_of(row)]
+    measured = heldout_of(row)
+    held = [float(point["loss"]) for point in measured]
     if len(held) < 2:
-        return Indicator(question, "unknown", "neither an eval of it nor held-out losses of two epochs are on record")
+        return Indicator(question, "unknown", "neither an eval of it nor two held-out losses are on record")
     first, lowest, last = (math.exp(min(700.0, loss)) for loss in (held[0], min(held), held[-1]))
     figure = f"{formats.number(first, 3)} to {formats.number(last, 3)}"
-    evidence = f"of the held-out rows {formats.number(first)} after the first epoch, {formats.number(last)} at the end"
+    evidence = f"of the held-out rows {formats.number(first)} at {_moment(measured[0])}, "
+    evidence += f"{formats.number(last)} at {_moment(measured[-1])}"
     if last > lowest * (1 + FALL):
-        at = held.index(min(held)) + 1
-        evidence += f"; lowest after epoch {at}, {formats.number(lowest)}: it rose again"
+        at = _moment(measured[held.index(min(held))])
+        evidence += f"; lowest at {at}, {formats.number(lowest)}: it rose again"
         return Indicator(question, "no", evidence, _memorized(row), figure)
     if last < first:
         return Indicator(question, "yes", evidence, figure=figure)
     return Indicator(question, "not sure", evidence, _too_little(row), figure)
+
+
+def _moment(point: Mapping[str, Any]) -> str:
+    """When the held-out rows were measured, such as `step 40 (epoch 0.4)`."""
+    step, epoch = point.get("step"), point.get("epoch")
+    return f"step {step}" + (f" (epoch {epoch:.3g})" if isinstance(epoch, int | float) else "")
 
 
 def _paired(results: Results, row: Row, base: Row | None, name: str) -> Evidence | None:

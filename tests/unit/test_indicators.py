@@ -128,17 +128,25 @@ def test_perplexity_is_compared_with_the_base_where_an_eval_measured_it():
     assert worse.mend[0] == "train.epochs down"
 
 
+def test_perplexity_without_samples_to_pair_is_unknown():
+    results = masking_results()
+    rows = [row.model_copy(update={"samples": {}}) for row in results.rows]
+    found = answers(results.model_copy(update={"rows": rows}))[PERPLEXITY]
+    assert (found.answer, found.mend) == ("unknown", ())
+    assert "cannot be paired" in found.evidence
+
+
 @pytest.mark.parametrize(
     "losses, answer, said",
     [
-        ([1.5, 1.0, 0.9], "yes", "4.482 after the first epoch, 2.460 at the end"),
-        ([1.5, 0.7, 1.2], "no", "lowest after epoch 2"),
+        ([1.5, 1.0, 0.9], "yes", "4.482 at step 20 (epoch 0.2), 2.460 at step 60 (epoch 0.6)"),
+        ([1.5, 0.7, 1.2], "no", "lowest at step 40 (epoch 0.4), 2.014: it rose"),
         ([1.5, 1.5], "not sure", "4.482"),
         ([1.5], "unknown", "neither"),
     ],
 )
 def test_without_an_eval_perplexity_is_that_of_the_heldout_rows(losses, answer, said):
-    heldout = [{"step": i, "epoch": i, "loss": loss} for i, loss in enumerate(losses, start=1)]
+    heldout = [{"step": 20 * i, "epoch": 20 * i / 100, "loss": loss} for i, loss in enumerate(losses, start=1)]
     results = form_results(0, 0)
     changed = results.rows[1].model_copy(update={"train": train(falling(), heldout=heldout)})
     found = answers(results.model_copy(update={"rows": [results.rows[0], changed]}))[PERPLEXITY]
@@ -156,7 +164,9 @@ NORMS = [1.0, 1.4, 0.8, 1.1, 0.9] * 8
         (falling(), [*NORMS[:19], 100.5, *NORMS[20:]], "no", "1 spike above 100 at step 20;"),
         (falling(), [*NORMS[:19], 100.0, *NORMS[20:]], "yes", "highest 100"),
         (falling(), [*NORMS[:36], 40.0, 50.0, 60.0, 70.0], "no", "explosion: median 1 before, 55 over the last tenth"),
-        (falling(), [*NORMS[:39], None], "no", "explosion: not a finite number at step 40"),
+        (falling(), [*NORMS[:39], "inf"], "no", "explosion: not a finite number at step 40"),
+        (falling(), ["nan"] * 40, "no", "explosion: not a finite number at steps 1, 2"),
+        (falling(), [*NORMS[:39], None], "unknown", "highest 1.40 at step 2; none on record at step 40"),
         (falling(), [*NORMS[:20], *[0.5] * 20], "yes", "median"),
         ([*falling(20), *[0.3] * 20], [*NORMS[:20], *[0.5, 0.51] * 10], "no", "plateau: over the last 20 steps"),
         (falling(), [None] * 40, "unknown", "no gradient norm"),
@@ -167,6 +177,21 @@ def test_explosion_spikes_and_plateau_are_named(losses, norms, answer, said):
     found, evidence, mend = gradient_norms(train(losses, norms))
     assert (found, said in evidence) == (answer, True), evidence
     assert bool(mend) == (answer == "no")
+
+
+@pytest.mark.parametrize(
+    "norms, answer, said",
+    [
+        (["inf", "inf", *NORMS[2:]], "yes", "highest 1.40 at step 7; 2 steps skipped by loss scaling"),
+        ([*NORMS[:38], "inf", "nan"], "no", "explosion: not a finite number at steps 39, 40"),
+        (["inf"] * 20 + NORMS[:20], "no", "explosion: not a finite number at steps 1, 2, 3, 4, 5 and 15 more"),
+        (["inf"] * 8, "no", "explosion"),
+    ],
+)
+def test_under_loss_scaling_a_few_early_steps_that_are_skipped_are_no_explosion(norms, answer, said):
+    content = train([1.0] * 8 if len(norms) == 8 else falling(), norms, summary={"precision": "fp16"})
+    found, evidence, _ = gradient_norms(content)
+    assert (found, said in evidence) == (answer, True), evidence
 
 
 def test_the_largest_module_is_named_where_norms_were_logged_by_module():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainables._gradients import MOST_PARTS, before_clipping, part_of, parts_of
+from trainables._gradients import MOST_PARTS, before_clipping, part_of, parts_of, recorded
 from trainables.core.stopping import judge
 
 
@@ -60,3 +60,8 @@ def test_norms_are_scaled_back_to_what_they_were_before_clipping():
     assert before_clipping({"a": 0.3}, None) == {"a": 0.3}
     assert before_clipping({"a": 0.0}, 0.0) == {"a": 0.0}
     assert math.isinf(before_clipping({"a": math.inf, "b": 1.0}, math.inf)["a"])
+
+
+def test_a_norm_that_is_not_finite_is_told_from_one_that_is_not_given():
+    found = [recorded(norm) for norm in (1.5, None, float("inf"), float("nan"))]
+    assert found == [1.5, None, "inf", "nan"]
