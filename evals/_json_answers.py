@@ -103,6 +103,9 @@ class Schema:
 
         try:
             error = best_match(self._validator.iter_errors(value))
+        except RecursionError:
+            # Of the schema (one that refers to itself) or of the value.
+            return "is nested too deeply to be judged"
         except Unresolvable as missing:
             raise DataError(f"{self._place}: the reference {missing.ref!r} leads nowhere in this file.") from missing
         if error is None:

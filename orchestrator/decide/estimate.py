@@ -90,7 +90,7 @@ def estimate(
         footprint=footprint,
         adapter_bytes=adapter_bytes,
         memory=memory_of(settings, shapes, footprint, micro_batch),
-        disk_bytes=_disk_bytes(settings, footprint, parameters, adapter_bytes),
+        disk_bytes=_disk_bytes(settings, footprint, parameters, exports_adapter),
         micro_batch=micro_batch,
         accumulation=accumulation,
     )
@@ -150,7 +150,14 @@ def sharding_of(settings: TrialSettings) -> Sharding:
         )
     if fsdp is not None:
         offload = bool(fsdp.get("offload"))
-        return Sharding(workers, 3, offload_optimizer=offload, offload_parameters=offload, offload_gradients=offload)
+        return Sharding(
+            workers,
+            3,
+            offload_optimizer=offload,
+            offload_parameters=offload,
+            offload_gradients=offload,
+            divides_quantized=True,
+        )
     return Sharding(workers)
 
 
@@ -174,15 +181,16 @@ def training_rows(rows: int | None, heldout: float) -> int | None:
 
 
 def _disk_bytes(
-    settings: TrialSettings, footprint: Footprint | None, parameters: int | None, adapter_bytes: int | None
+    settings: TrialSettings, footprint: Footprint | None, parameters: int | None, exports_adapter: bool
 ) -> int | None:
     """The export, and a checkpoint with the optimizer's state; a merged model beside the adapter where one is asked
-    for."""
-    if parameters is None:
+    for. None for an adapter whose size is not known."""
+    if parameters is None or (exports_adapter and footprint is None):
         return None
     whole = parameters * BYTES[dtype_of(settings)]
-    if adapter_bytes is None or footprint is None:
+    if not exports_adapter or footprint is None:
         return 2 * whole + optimizer_bytes(settings.train.optimizer, parameters, whole)
     state = optimizer_bytes(settings.train.optimizer, footprint.trainable, footprint.trainable * ADAPTER_BYTES)
-    merged = whole if settings.blocks.get(settings.method, {}).get("merge") else 0
-    return 2 * adapter_bytes + state + merged
+    block = settings.blocks.get(settings.method, {})
+    merged = whole if block.get("merge") or block.get("evaluate") == "merged" else 0
+    return 2 * footprint.added * ADAPTER_BYTES + state + merged

@@ -97,6 +97,14 @@ def test_four_bits_save_85_9_percent_of_the_weights_that_are_quantized_and_not_9
     assert 1 - (double.weight_bytes - rest + double.constant_bytes) / (4 * linear) == pytest.approx(0.871, abs=0.0005)
 
 
+def test_the_whole_model_takes_82_6_percent_less_with_what_is_not_quantized():
+    texts = (GUIDE, GUIDE.replace("rank: 32", "double_quant: false, rank: 32"))
+    parts = [alternatives(text)["qlora"].estimate.footprint for text in texts]
+    sizes = [part.weight_bytes + part.constant_bytes for part in parts]
+    assert [round(size / 1e9, 2) for size in sizes] == [2.66, 2.83]
+    assert [round(100 * (1 - size / (4 * PHI["parameters"])), 1) for size in sizes] == [82.6, 81.5]
+
+
 def test_a_method_without_a_trial_borrows_the_rank_and_targets_of_the_others():
     found = alternatives(GUIDE.replace("rank: 32", "targets: attention, rank: 32"))
     assert found["lora"].settings == ("float32", "rank 32", "attention", "dropout 0.1")
@@ -166,12 +174,17 @@ def test_sharding_over_one_worker_is_said_to_save_nothing(block, told):
 
 
 def test_an_adapter_and_its_checkpoint_take_little_disk_and_a_merged_model_takes_more():
-    adapter, merged = (
-        plan(GUIDE.replace("rank: 32", f"merge: {merge}, rank: 32")).trials[0].estimate.disk_bytes
-        for merge in ("false", "true")
+    adapter, *merged = (
+        plan(GUIDE.replace("rank: 32", f"{asked}, rank: 32")).trials[0].estimate.disk_bytes
+        for asked in ("merge: false", "merge: true", "evaluate: merged")
     )
     assert adapter == 4 * 201_326_592
-    assert merged == adapter + 4 * PHI["parameters"]
+    assert merged == [adapter + 4 * PHI["parameters"]] * 2
+
+
+def test_the_disk_of_an_adapter_whose_size_is_not_known_is_not_told():
+    found = plan("method: lora\nlora: {peft_type: VERA, options: {r: 64}}\n").trials[0].estimate
+    assert (found.footprint, found.disk_bytes) == (None, None)
 
 
 def test_a_model_whose_sizes_are_not_known_has_no_table():

@@ -271,6 +271,15 @@ def test_a_reference_out_of_the_schema_is_refused_and_never_fetched(monkeypatch)
     assert asked == []
 
 
+def test_what_is_nested_too_deeply_is_told_and_ends_nothing():
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    loop = {"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}
+    for schema, value in (({"$ref": "#"}, {"a": 1}), (loop, deep)):
+        assert Schema(schema, "schema.json").problem(value) == "is nested too deeply to be judged"
+
+
 def test_a_model_is_asked_under_its_template_and_its_answers_are_judged(tmp_path):
     data, schema = sources.write("avro_heldout", tmp_path), sources.write_schema("avro", tmp_path)
     subject = tiny_subject()

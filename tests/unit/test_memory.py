@@ -138,6 +138,17 @@ def test_a_stage_of_zero_divides_optimizer_then_gradients_then_weights(stage, pa
     assert (found.activations, found.logits) == (alone.activations, alone.logits)
 
 
+def test_zero_divides_of_a_quantized_model_only_what_is_not_quantized_and_fsdp_divides_all():
+    alone = memory(QLORA)
+    rest = 4 * (SHAPE.parameters - SHAPE.linear_parameters + ADDED)
+    gathered = 4 * (SHAPE.linear_parameters // 3 + 8192 * 512)
+    zero, fsdp = (memory(QLORA, sharding=Sharding(4, 3, divides_quantized=on)) for on in (False, True))
+    assert zero.weights == alone.weights - rest + rest // 4 + gathered
+    assert fsdp.weights == alone.weights // 4 + gathered
+    offloaded = memory(QLORA, sharding=Sharding(1, 3, offload_parameters=True))
+    assert offloaded.host == rest
+
+
 def test_the_bucket_of_gradients_is_the_one_that_deepspeed_is_given():
     assert REDUCE_BUCKET == _deepspeed.REDUCE_BUCKET
 

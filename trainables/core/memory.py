@@ -34,7 +34,8 @@ class Sharding:
 
     `stage` is that of ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054): optimizer state from 1 on, gradients from 2,
     weights from 3 are divided; None is plain data parallelism, where each worker holds all and DDP's buckets hold the
-    gradients once more. What is offloaded lies in the machine's memory.
+    gradients once more. What is offloaded lies in the machine's memory. ZeRO neither divides nor offloads weights in 4
+    or 8 bits: every worker holds them whole.
     """
 
     workers: int = 1
@@ -42,6 +43,8 @@ class Sharding:
     offload_optimizer: bool = False
     offload_parameters: bool = False
     offload_gradients: bool = False
+    divides_quantized: bool = False
+    """Weights in 4 or 8 bits are divided too: FSDP's way."""
     master_weights: bool = False
     """16-bit weights are trained through float32 copies, which count as optimizer state: DeepSpeed's way."""
 
@@ -131,7 +134,8 @@ def _of_one_worker(memory: Memory, sharding: Sharding, shape: Shape, footprint: 
     if stage is None:
         copies = 2 if workers > 1 else 1
         return replace(memory, gradients=memory.gradients * copies)
-    weights = memory.weights // (workers if stage >= 3 else 1)
+    whole = 0 if sharding.divides_quantized else _quantized(shape, footprint)
+    weights = (memory.weights - whole) // (workers if stage >= 3 else 1)
     gradients = memory.gradients // (workers if stage >= 2 else 1)
     optimizer = memory.optimizer // (workers if stage >= 1 else 1)
     host = 0
@@ -146,7 +150,15 @@ def _of_one_worker(memory: Memory, sharding: Sharding, shape: Shape, footprint: 
     if stage >= 3 and (workers > 1 or sharding.offload_parameters):
         layers = 2 * shape.linear_parameters // shape.layers
         weights += min(shape.parameters, layers + shape.vocab * shape.hidden) * size
-    return replace(memory, weights=weights, gradients=gradients, optimizer=optimizer, host=host)
+    return replace(memory, weights=weights + whole, gradients=gradients, optimizer=optimizer, host=host)
+
+
+def _quantized(shape: Shape, footprint: Footprint) -> int:
+    """Bytes of the base's layers that are read with fewer bits, and of their constants; all else is float32."""
+    if not footprint.quantized:
+        return 0
+    rest = (shape.parameters - shape.linear_parameters) * BYTES["float32"]
+    return footprint.weight_bytes + footprint.constant_bytes - rest
 
 
 def optimizer_bytes(optimizer: str, trainable: int, trained_bytes: int) -> int:
