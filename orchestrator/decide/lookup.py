@@ -167,6 +167,23 @@ class Lookup:
                 place = f"evals.{name}.{field}"
                 self.known(place, partial(self.contents.json_schema, named, place))
 
+    def trained_on(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> list[str]:
+        """Where an eval reads the very data that a trial is trained on, one line per eval."""
+        trained = [trial.data for trial in trials if trial.data is not None and trial.method != NO_METHOD]
+        hashes = {found.hash for data in trained if (found := self.ask("data.path", partial(self.contents.data, data)))}
+        lines = []
+        for name, config in evals.items():
+            data, key = getattr(config, "data", None), f"evals.{name}.data"
+            if not isinstance(data, str) or data == HELDOUT:
+                continue
+            found = self.ask(key, partial(self.contents.data, DataSettings(path=data), kind="eval", key=key))
+            if found is not None and found.hash is not None and found.hash in hashes:
+                lines.append(
+                    f"{key}: holds the rows that are trained on, so its scores say nothing of unseen ones; "
+                    "name other rows, or `heldout`"
+                )
+        return lines
+
     def _check_heldout(self, key: str, trials: list[TrialSettings]) -> None:
         if any(settings.data is None for settings in trials):
             fix = "Write `data:` in the file, or name a file for the eval."

@@ -117,7 +117,11 @@ def make_plan(
         objective=sweep.objective,
         axes={axis.name: _values(axis, expansion.trials, sweep) for axis in expansion.axes},
         baseline_id=next((trial.id for trial in trials if not trial.overrides), None),
-        warnings=(*_warnings(sweep, trials, registry), *look.tokenizer_warnings(settings)),
+        warnings=(
+            *_warnings(sweep, trials, registry),
+            *look.tokenizer_warnings(settings),
+            *look.trained_on(sweep.evals, settings),
+        ),
         notes=_notes(settings, machine),
         models=_models(settings, look, registry),
         unresolved=tuple(dict.fromkeys([*look.unresolved, *_lacking(settings, machine)])),

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.record.records import Results, Row
+from orchestrator.record.records import EvalRecord, Results, Row
 from orchestrator.show import formats
 from orchestrator.show.evidence import Evidence, compare_rows
 from orchestrator.show.gradients import gradient_norms
-from orchestrator.show.metrics import direction_of, heldout_of, samples_of, steps_of
+from orchestrator.show.metrics import direction_of, heldout_of, samples_of, setting, steps_of
 
 Answer = Literal["yes", "partly", "no", "not sure", "unknown"]
 
@@ -121,7 +121,11 @@ def unseen_improved(
     """Whether the trial answers prompts that it was not trained on better than the base does."""
     question = "Did unseen examples improve?"
     objective = results.objective.metric
-    own = [name for record in row.evals.values() for name in record.metrics if not name.startswith("perplexity/")]
+    asked = [record for record in row.evals.values() if any(not n.startswith("perplexity/") for n in record.metrics)]
+    unseen = [record for record in asked if not _trained_on(row, record)]
+    if asked and not unseen:
+        return Indicator(question, "unknown", "the eval's rows were trained on")
+    own = [name for record in unseen for name in record.metrics if not name.startswith("perplexity/")]
     wanted = [
         *([objective] if objective in own and objective != form else []),
         *UNSEEN,
@@ -183,6 +187,11 @@ def perplexity_fell(results: Results, row: Row, base: Row | None) -> Indicator:
     if last < first:
         return Indicator(question, "yes", evidence, figure=figure)
     return Indicator(question, "not sure", evidence, _too_little(row), figure)
+
+
+def _trained_on(row: Row, record: EvalRecord) -> bool:
+    """Whether an eval read the file that the trial was trained on."""
+    return record.config.get("data") is not None and record.config["data"] == setting(row, "data.path")
 
 
 def _moment(point: Mapping[str, Any]) -> str:

@@ -117,6 +117,15 @@ def test_without_a_base_row_nothing_is_said_to_have_improved():
     assert answers(alone)[UNSEEN].answer == "unknown"
 
 
+def test_an_eval_on_the_rows_of_training_says_nothing_of_unseen_ones():
+    results = form_results(4, 36)
+    (eval_,) = results.rows[1].evals.values()
+    read = eval_.model_copy(update={"config": {"data": "builtin:chat"}})
+    changed = results.rows[1].model_copy(update={"evals": {"format": read}})
+    found = answers(results.model_copy(update={"rows": [results.rows[0], changed]}))[UNSEEN]
+    assert (found.answer, found.evidence) == ("unknown", "the eval's rows were trained on")
+
+
 def test_perplexity_is_compared_with_the_base_where_an_eval_measured_it():
     results = masking_results()
     better, worse = answers(results)[PERPLEXITY], None

@@ -336,3 +336,10 @@ def test_ranking_by_a_metric_of_training_where_nothing_is_trained_is_refused():
     found = wrong("method: none")
     assert "nothing is trained, so no trial has it (got 'train/heldout_loss')" in found["objective.metric"]
     assert plan_of("method: none\nevals: [quiz]").trials
+
+
+def test_an_eval_that_reads_the_rows_of_training_is_warned_of():
+    same = Catalogue({"copy.jsonl": "hash of rows.jsonl"})
+    (warning,) = plan_of("evals: {quiz: {data: copy.jsonl}}\n", same).warnings
+    assert warning.startswith("evals.quiz.data: holds the rows that are trained on")
+    assert not plan_of("evals: {quiz: {data: other.jsonl}}\n", same).warnings
