@@ -17,13 +17,16 @@ def formatted(rows: Sequence[Any], form: Format) -> list[Any]:
 
 
 def _formatted(row: Mapping[str, Any], form: Format) -> dict[str, Any]:
-    rest = {key: value for key, value in row.items() if key not in (*form.fields, *LAYOUTS)}
     try:
         messages = form.messages(row)
     except RowRefused:
         return _question(row, form)
+    rest = {key: value for key, value in row.items() if key not in LAYOUTS}
     if not form.prompt:
-        return {**rest, "text": messages[0]["content"]}
+        # Text counts only where a row has no question of its own.
+        plain = {key: value for key, value in rest.items() if key not in ("instruction", "prompt")}
+        return {**plain, "text": messages[0]["content"]}
+    # The fields stay: an eval may read them by their names.
     return {**rest, "conversations": messages, "single_turn": True}
 
 

@@ -72,6 +72,7 @@ def test_rows_with_fields_of_their_own_are_read_by_the_format(tmp_path):
 
     path, _ = own_rows(tmp_path, [{"question": "Sum", "answer": "3"}], "Q: {question}\nA: {answer}")
     (task,) = tasks_of(read_rows(path), "own")
+    assert read_rows(path)[0]["question"] == "Sum"
     assert (task.messages, task.reference) == ([{"role": "user", "content": "Sum"}], "3")
 
 
