@@ -97,7 +97,9 @@ def data_of(arguments: argparse.Namespace, names: Sequence[str], registry: Any) 
             everyone.append(text)
     if len(everyone) > 1:
         raise UserError(f"--data: say which eval reads which file, as in perplexity=FILE (got {', '.join(everyone)}).")
-    trained = (Path(arguments.model) / "export.json").is_file()
+    folder = Path(arguments.model)
+    # What orchestrator.export wrote has an export.json too, but no settings beside it that name rows.
+    trained = (folder / "export.json").is_file() and _settings_file(folder).is_file()
     found: dict[str, str | None] = {}
     for name in names:
         found[name] = named.get(name)
@@ -126,12 +128,18 @@ def as_exported(folder: Path, exported: dict[str, Any]) -> dict[str, Any]:
         content |= {"adapter": exported["adapter"]} if exported.get("adapter") else {}
     else:
         model |= {"path": str(folder), "tokenizer": "file"}
-    settings = read_json(folder.absolute().parent / "settings.json") or {}
+    settings = read_json(_settings_file(folder)) or {}
+    # Without settings the block carries the BOS rule and the format alone: evals that read rows are given theirs.
     data = settings.get("data") or {"path": BUILTIN_DATA}
     kept = ("path", "name", "split", "revision", "max_rows", "max_rounds", "heldout", "heldout_seed")
     rows = {key: data[key] for key in kept if data.get(key) is not None}
     rows |= {"format": exported["format"]} if exported.get("format") else {}
     return {**content, "model": model, "data": {**rows, "bos": exported.get("bos", "template")}}
+
+
+def _settings_file(folder: Path) -> Path:
+    """Where a trial keeps its settings, seen from its export folder."""
+    return folder.absolute().parent / "settings.json"
 
 
 def _default_data(config: Any) -> Any:

@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}. Give another --to.", file=sys.stderr)
+        named = f"{error.filename}: {error.strerror}. Give another --to." if error.filename else str(error)
+        print(named, file=sys.stderr)
         return 2
     return 0
 
@@ -56,6 +57,12 @@ def _run(arguments: argparse.Namespace) -> None:
     export = trial.folder / "export"
     out = (arguments.to or arguments.output / "exports" / trial.row.id).absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
+    described = json.loads((export / "export.json").read_text(encoding="utf-8"))
+
+    def write_card(folder: Path, done: Any) -> None:
+        text = card(trial.row, trial.base, written(trial.row, export, described, done), out.name)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
     done = deliver(
         export,
         out,
@@ -63,18 +70,25 @@ def _run(arguments: argparse.Namespace) -> None:
         dtype=DTYPES.get(arguments.dtype or ""),
         quantize=arguments.quantize,
         onnx=arguments.onnx,
+        finish=write_card,
     )
-    base = json.loads((export / "export.json").read_text(encoding="utf-8"))["base"]["path"]
-    written: dict[str, Any] = {
+    print_done(done)
+
+
+def written(row: Any, export: Path, described: dict[str, Any], done: Any) -> dict[str, Any]:
+    """What the card is told of the files; see `orchestrator.show.card.card`."""
+    config = export / "adapter_config.json"
+    return {
         "kind": done.kind,
         "dtype": done.dtype,
         "quantized": done.quantized,
         "onnx": done.onnx_difference is not None,
-        "base": (trial.row.settings.get("model") or {}).get("path", base),
+        "base": (row.settings.get("model") or {}).get("path", described["base"]["path"]),
         "notes": done.notes,
+        "quantization": described.get("quantization"),
+        "adapter": json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None,
+        "trust_remote_code": described.get("trust_remote_code", False),
     }
-    (out / "README.md").write_text(card(trial.row, trial.base, written, out.name), encoding="utf-8")
-    print_done(done)
 
 
 def print_done(done: Any) -> None:

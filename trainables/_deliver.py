@@ -7,6 +7,7 @@ ends of a turn into generation_config.json, and the tokenizer under a class name
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,17 @@ def deliver(
     dtype: str | None = None,
     quantize: str | None = None,
     onnx: bool = False,
+    finish: Callable[[Path, Delivered], None] | None = None,
 ) -> Delivered:
     """Write `export` to `out`, which appears whole or not at all.
 
     `merge`: add an adapter to its base's weights. `dtype`: cast the weights. `quantize`: `int8`, by bitsandbytes.
-    `onnx`: also write onnx/model.onnx. Raises ValueError for a reference, for an adapter where a whole model is needed,
-    and where the ONNX model does not compute the same.
+    `onnx`: also write onnx/model.onnx. `finish` is given the folder before it appears under its name, and may add
+    files. Raises ValueError for a reference, for an adapter where a whole model is needed, for weights that cannot be
+    read, and where the ONNX model does not compute the same.
     """
+    from safetensors import SafetensorError
+
     from trainables._export import DESCRIPTION
 
     description = json.loads((export / DESCRIPTION).read_text(encoding="utf-8"))
@@ -58,13 +63,17 @@ def deliver(
     fresh = out.with_name(f".{out.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        found = _written(export, fresh, description, merge, dtype, quantize, onnx)
+        done = Delivered(out, *_written(export, fresh, description, merge, dtype, quantize, onnx))
+        if finish:
+            finish(fresh, done)
         if out.is_dir():
             out.rmdir()
         fresh.rename(out)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{export}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return Delivered(out, *found)
+    return done
 
 
 def _check(
@@ -96,7 +105,8 @@ def _written(
     """Fill the folder; the fields of Delivered behind `folder`."""
     if description["kind"] == "adapter" and not merge:
         shutil.copytree(export, fresh)
-        return "adapter", description["dtype"], None, None, None, None, ()
+        notes = _make_servable(fresh, description)
+        return "adapter", description["dtype"], None, None, None, None, tuple(notes)
     if description["kind"] == "adapter":
         from trainables._merge import merge as merged
 
@@ -107,13 +117,13 @@ def _written(
             _cast(fresh, dtype, description["trust_remote_code"])
     expected, ids, prompt = _expected(export)
     notes = _make_servable(fresh, description)
-    if not _tokenizes_alike(fresh, prompt):
+    if not _tokenizes_alike(fresh, prompt, description["trust_remote_code"]):
         notes.append("its chat template gives other tokens than the prompts of training: serve it with care")
     onnx_difference = None
     if onnx:
         from trainables._onnx import write
 
-        onnx_difference = write(fresh, fresh / ONNX_FOLDER, ids)
+        onnx_difference = write(fresh, fresh / ONNX_FOLDER, ids, description["trust_remote_code"])
     if quantize:
         _quantize(fresh, description["trust_remote_code"])
     difference, same = _compared(fresh, ids, expected, description["trust_remote_code"])
@@ -202,18 +212,23 @@ def _make_servable(folder: Path, description: dict[str, Any]) -> list[str]:
     known = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     old = known.get("eos_token_id")
     old = old if isinstance(old, list) else [] if old is None else [old]
-    known |= {"eos_token_id": sorted({*old, *stops}), "pad_token_id": tokenizer.pad_token_id}
+    ends = sorted({*old, *stops})
+    # While it is there, transformers may take the ends from the model's config instead.
+    known.pop("_from_model_config", None)
+    known |= {"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
     generation.write_text(json.dumps(known, indent=2), encoding="utf-8")
+    if (folder / "config.json").is_file():
+        _update(folder / "config.json", eos_token_id=ends)
     if strings := stop_strings(tokenizer):
         notes.append(f"answers end at the text {', '.join(map(repr, strings))}: give it to the server as a stop string")
     return notes
 
 
-def _tokenizes_alike(folder: Path, prompt: list[int]) -> bool:
+def _tokenizes_alike(folder: Path, prompt: list[int], trust: bool) -> bool:
     """Whether transformers' own loading and the chat template give the ids that the model was trained on."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     text = tokenizer.apply_chat_template(list(MESSAGES), tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) == prompt
 

@@ -17,7 +17,7 @@ def require() -> None:
         raise ValueError(f"--onnx needs {', '.join(absent)}. Install the extra: pip install 'finesweep[onnx]'.")
 
 
-def write(model_folder: Path, out: Path, probe: list[int]) -> float:
+def write(model_folder: Path, out: Path, probe: list[int], trust_remote_code: bool = False) -> float:
     """Write `out`/model.onnx of the whole model in `model_folder`; returns the largest difference of a logit.
 
     Inputs: `input_ids` and `attention_mask`, int64 [batch, sequence], both free; output: `logits`, float32 [batch,
@@ -28,7 +28,9 @@ def write(model_folder: Path, out: Path, probe: list[int]) -> float:
     from transformers import AutoModelForCausalLM
 
     out.mkdir(parents=True, exist_ok=True)
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        model_folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+    ).eval()
 
     class Logits(torch.nn.Module):
         """The model as a function of two tensors."""

@@ -8,6 +8,7 @@ from orchestrator.record.records import Row
 from orchestrator.show import formats
 from orchestrator.show.evidence import compare_rows
 from orchestrator.show.grid import Column, Table, markdown_text, to_markdown
+from orchestrator.show.loading import bits, loading
 from orchestrator.show.metrics import bounds, metric_names, training_loss
 
 LICENCE = (
@@ -17,7 +18,8 @@ LICENCE = (
 
 def card(row: Row, base: Row | None, written: Mapping[str, Any], name: str) -> str:
     """The card as Markdown. `written`: what the files are, with `kind`, `dtype`, `quantized` (or None), `onnx` (bool),
-    `base` (path or hub id) and `notes`; `name`: of the folder that they lie in."""
+    `base` (path or hub id) and `notes`, and may have, from the trial's export, `quantization` (how the base is read),
+    `adapter` (its adapter_config.json) and `trust_remote_code`; `name`: of the folder that they lie in."""
     settings = row.settings or (row.record.settings if row.record else {})
     method = str(settings.get("method", "")).upper()
     parts = [
@@ -27,7 +29,7 @@ def card(row: Row, base: Row | None, written: Mapping[str, Any], name: str) -> s
         + (f" ({markdown_text(row.label)})." if row.label not in ("", row.id) else "."),
         _what(row, written),
         "## Scores",
-        _scores(row, base),
+        _scores(row, base, written),
         "## Data",
         _data(row, settings),
         "## Settings",
@@ -35,7 +37,7 @@ def card(row: Row, base: Row | None, written: Mapping[str, Any], name: str) -> s
         "## Training",
         _training(row),
         "## Load it",
-        _load(written, name),
+        loading(written, name),
         "## Licence",
         LICENCE,
     ]
@@ -50,8 +52,10 @@ def _head(written: Mapping[str, Any]) -> str:
 
 
 def _what(row: Row, written: Mapping[str, Any]) -> str:
-    what = "A LoRA-style adapter; it needs its base model" if written["kind"] == "adapter" else "A whole model"
+    what = "An adapter; it needs its base model" if written["kind"] == "adapter" else "A whole model"
     weights = f"weights in {written['dtype']}"
+    if written["kind"] == "adapter" and written.get("quantization"):
+        weights = f"the linear layers of the base in {bits(written['quantization'])}, the rest in {written['dtype']}"
     if written.get("quantized"):
         weights = f"linear layers in {written['quantized']} (bitsandbytes), the rest in {written['dtype']}"
     onnx = ", and the same as ONNX in `onnx/`" if written.get("onnx") else ""
@@ -59,7 +63,7 @@ def _what(row: Row, written: Mapping[str, Any]) -> str:
     return f"{what}: {weights}{onnx}.{notes and chr(10) + notes}"
 
 
-def _scores(row: Row, base: Row | None) -> str:
+def _scores(row: Row, base: Row | None, written: Mapping[str, Any]) -> str:
     names = metric_names([row])
     if not names:
         return "It has not been scored."
@@ -91,8 +95,11 @@ def _scores(row: Row, base: Row | None) -> str:
     ]
     text = f"Measured on the trial's own export by {formats.listing(by)}."
     if base:
+        quantization = written.get("quantization")
+        read = f" in {bits(quantization)}" if quantization else ""
         text += (
-            " The base is the untouched model under the same template, scored by the same evals, paired item by item."
+            f" The base is the untouched model{read} under the same template, scored by the same evals, paired item "
+            "by item."
         )
     return f"{to_markdown(table)}\n\n{text}"
 
@@ -143,25 +150,3 @@ def _training(row: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in train.get("versions", {}).items())
     items += [("versions", versions)] if versions else []
     return "\n".join(f"- {name}: {markdown_text(value)}" for name, value in items)
-
-
-def _load(written: Mapping[str, Any], name: str) -> str:
-    if written["kind"] == "adapter":
-        return (
-            "```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{name}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n```\n\n'
-            f"`vllm serve {written['base']} --enable-lora --lora-modules {name}=./{name}`"
-        )
-    onnx = '\n\nONNX: `onnxruntime.InferenceSession("onnx/model.onnx")`, inputs `input_ids` and `attention_mask`, '
-    onnx += "output `logits`; the whole sequence at each call."
-    return (
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        'ids = tokenizer.apply_chat_template([{"role": "user", "content": "..."}], add_generation_prompt=True,\n'
-        '                                    return_tensors="pt", return_dict=True)\n'
-        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=256)[0]))\n```\n\n"
-        f"`vllm serve ./{name}`, or `text-generation-launcher --model-id ./{name}`."
-        + (onnx if written.get("onnx") else "")
-    )

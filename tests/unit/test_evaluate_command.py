@@ -1,5 +1,7 @@
 """What the command line of `orchestrator.evaluate` amounts to."""
 
+import json
+
 import pytest
 
 from orchestrator.errors import UserError
@@ -37,3 +39,22 @@ def test_each_eval_may_have_a_file_of_its_own():
 def test_rows_that_are_missing_or_that_no_eval_reads_are_told(arguments, told):
     with pytest.raises(UserError, match=told):
         evals_of(*arguments)
+
+
+def test_a_folder_that_the_export_command_wrote_needs_rows_to_be_named(tmp_path):
+    exported = {
+        "kind": "full", "dtype": "float32", "attention": "auto", "trust_remote_code": False, "bos": "always",
+        "base": {"path": "some/model", "revision": None, "hash": None},
+    }  # fmt: skip
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "export.json").write_text(json.dumps(exported))
+    asked = [str(folder), "--evals", "perplexity"]
+    with pytest.raises(UserError, match="--data: perplexity needs rows to score"):
+        document(parser().parse_args(asked))
+    named = document(parser().parse_args([*asked, "--data", "rows.jsonl"]))
+    assert named["evals"] == {"perplexity": {"data": "rows.jsonl"}}
+    assert named["data"]["bos"] == "always"
+    (tmp_path / "settings.json").write_text(json.dumps({"data": {"path": "mine.jsonl", "heldout": 3}}))
+    known = document(parser().parse_args(asked))
+    assert (known["data"]["path"], known["evals"]) == ("mine.jsonl", {"perplexity": {}})

@@ -118,6 +118,8 @@ def test_a_full_export_is_written_as_servers_read_it(made, tmp_path):
     )
     tokenizer = AutoTokenizer.from_pretrained(done.folder)
     stops = GenerationConfig.from_pretrained(done.folder).eos_token_id
+    assert config["eos_token_id"] == stops
+    assert "_from_model_config" not in json.loads((done.folder / "generation_config.json").read_text())
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in stops
     assert tokenizer.eos_token_id in stops
 
@@ -220,10 +222,104 @@ def test_a_card_keeps_the_line_ends_of_a_format_string():
 
 
 def test_a_card_of_an_adapter_says_how_to_load_it_and_one_without_scores_says_so():
-    text = card(results().rows[1].model_copy(update={"evals": {}}), None, {**WRITTEN, "kind": "adapter"}, "it")
-    assert "AutoPeftModelForCausalLM" in text
-    assert "--enable-lora" in text
+    adapter = {"peft_type": "LORA", "r": 24, "target_modules": ["q_proj"], "base_model_name_or_path": "/models/mini"}
+    written = {**WRITTEN, "kind": "adapter", "dtype": "bfloat16", "adapter": adapter}
+    text = card(results().rows[1].model_copy(update={"evals": {}}), None, written, "it")
+    assert 'AutoPeftModelForCausalLM.from_pretrained("it", dtype="bfloat16")' in text
+    assert "vllm serve /models/mini --enable-lora --lora-modules it=./it --max-lora-rank 32 " in text
+    assert "--chat-template ./it/chat_template.jinja" in text
     assert "It has not been scored." in text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"peft_type": "IA3"}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}, {"r": 1024},
+        {"target_modules": ["q_proj", "model.embed_tokens"]}, {"rank_pattern": {"q_proj": 600}},
+    ],
+)  # fmt: skip
+def test_a_card_sends_an_adapter_that_vllm_does_not_load_to_a_merge(changed):
+    adapter = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"], **changed}
+    text = card(results().rows[1], None, {**WRITTEN, "kind": "adapter", "adapter": adapter}, "it")
+    assert "vllm serve" not in text
+    assert "`--merge`" in text
+
+
+def test_a_card_of_a_qlora_tells_of_the_base_in_4_bits():
+    known = results()
+    bits = {"bits": 4, "quant_type": "nf4", "double_quant": True, "compute_dtype": "auto"}
+    written = {**WRITTEN, "kind": "adapter", "quantization": bits, "adapter": {"peft_type": "LORA", "r": 8}}
+    text = card(known.rows[1], known.rows[0], written, "it")
+    assert "linear layers of the base in 4 bits (nf4, double quantization), the rest in float32" in text
+    assert "The base is the untouched model in 4 bits" in text
+    assert "vllm serve" not in text
+
+
+def test_a_card_of_8_bits_names_no_server_that_cannot_read_them():
+    assert "text-generation-launcher" in card(results().rows[1], None, WRITTEN, "it")
+    assert "text-generation-launcher" not in card(results().rows[1], None, {**WRITTEN, "quantized": "int8"}, "it")
+
+
+def make_qlora_export(folder):
+    """An adapter with large weights beside the miniature in 4 bits, as a fit leaves it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    make_export(folder, bos="always", kind="adapter")
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(mini_path())
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(base, config).save_pretrained(folder)
+    bits = {"bits": 4, "quant_type": "nf4", "double_quant": True, "compute_dtype": "auto"}
+    described = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**described, "quantization": bits}))
+    return folder
+
+
+def test_the_cards_code_loads_a_qlora_as_it_was_scored(tmp_path, monkeypatch):
+    import torch
+
+    from orchestrator.export import written
+    from trainables._deliver import PROBE, _logits
+    from trainables._export import load
+    from trainables._quantization import without_repacking
+
+    folder = make_qlora_export(tmp_path / "export")
+    done = deliver(folder, tmp_path / "it")
+    described = json.loads((folder / "export.json").read_text())
+    text = card(results().rows[1], None, written(results().rows[1], folder, described, done), "it")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(text.split("```python\n")[1].split("```")[0], found)
+    scored = load(folder)
+    ids = scored.tokenize(PROBE)
+    # bitsandbytes' kernel of some CPUs rounds to bfloat16, which evals do without.
+    loaded = without_repacking(found["model"])
+    torch.testing.assert_close(_logits(loaded, ids), _logits(scored.model, ids), atol=1e-4, rtol=0)
+    prompt = found["tokenizer"].apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert prompt.startswith("<s><|im_start|>user"), "the BOS rule of training is in an adapter's template too"
+    assert load(done.folder).prompt([{"role": "user", "content": "hi"}]).startswith("<s>")
+
+
+def test_a_card_that_fails_leaves_no_folder(made, tmp_path):
+    def fails(folder, done):
+        raise RuntimeError(f"no card of {done.kind}")
+
+    with pytest.raises(ValueError, match="no card of full"):
+        deliver(made, tmp_path / "model", finish=fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_cannot_be_read_are_told_in_one_line(store, tmp_path, capsys):
+    (store / "trials" / ID / "export" / "model.safetensors").write_bytes(b"cut off")
+    arguments = ["epochs=4", "--sweep", "forms", "--output", str(store), "--to", str(tmp_path / "model")]
+    assert export.main([*arguments, "--dtype", "bf16"]) == 2
+    told = capsys.readouterr().err
+    assert "None" not in told
+    assert "cannot be written" in told
 
 
 def test_the_command_writes_the_model_its_card_and_says_how_near_it_is(store, tmp_path, capsys):
