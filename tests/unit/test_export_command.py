@@ -333,7 +333,7 @@ def test_the_command_writes_the_model_its_card_and_says_how_near_it_is(store, tm
 
 
 def test_without_the_extra_one_message_names_it(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainables._onnx.PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr("trainables._onnx.PACKAGES", ("torch", "no_such_package"))
     with pytest.raises(ValueError, match=r"--onnx needs no_such_package. Install the extra: pip install 'finesweep"):
         deliver(made, tmp_path / "model", onnx=True)
     assert not (tmp_path / "model").exists()
