@@ -27,9 +27,10 @@ from trainables._settings import DataSettings
 root = Path(sys.argv[1])
 contents = Contents(root / "cache")
 sources = Sources(contents, SimpleNamespace(cache=root / "cache"), SimpleNamespace())
+TRIAL = SimpleNamespace(settings=SimpleNamespace(data=None))
 
 def rows():
-    path, hashed = sources._eval_data(None, SimpleNamespace(name="ifeval", data="google/IFEval"))
+    path, hashed = sources._eval_data(TRIAL, SimpleNamespace(name="ifeval", data="google/IFEval"))
     data = sources._local(DataSettings(path="google/IFEval"))
     return {"eval": path.read_text(), "hash": hashed, "train": list(read_rows(data))}
 
