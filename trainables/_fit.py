@@ -4,10 +4,7 @@ A method adds to it which weights train (`build`); the rest is shared. Runs unde
 test: whoever calls brings a `Reporter`.
 """
 
-import json
-import math
 import os
-import resource
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from trainables._record import Built, record, write_json
 from trainables._settings import Job, Reporter, Settings
 from trainables.core.batches import batch_shape
 
@@ -42,16 +40,14 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 
 
 def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
-    import torch
     from transformers import set_seed
 
-    from trainables import _adapters
-    from trainables._data import prepare, preview
+    from trainables._data import prepare
     from trainables._loop import Loop
     from trainables._merge import scored
-    from trainables._model import fit_vocabulary, load_model, parameter_counts, place, special_ids, versions
+    from trainables._model import place
     from trainables._sharding import whole_weights
-    from trainables._tokenizer import load_tokenizer, probe
+    from trainables._tokenizer import load_tokenizer
 
     started = time.time()
     set_seed(job.seed)
@@ -69,14 +65,8 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     # Fresh weights of an adapter must not depend on whether the rows came from the cache.
     set_seed(job.seed)
     quantization = method.quantization(config) if hasattr(method, "quantization") else None
-    base = load_model(job.model, placement, method.reading(config) if hasattr(method, "reading") else quantization)
-    fit_vocabulary(base, tokenizer)
-    model = method.build(base, config)
-    for name, value in special_ids(tokenizer).items():
-        if value is not None:
-            setattr(model.config, name, value)
-    trainable, total = parameter_counts(model)
-    adapter = _adapters.facts(model)
+    model = _build(job, config, placement, tokenizer, quantization)
+    built = Built.of(model)
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
 
@@ -107,68 +97,12 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     loop.write_best = export_best
     loop.run(model)
 
-    seconds = loop.points[-1]["seconds"] if loop.points else 0.0
-    last_epoch = loop.points[-loop.steps_per_epoch :]
-    targets = sum(point["targets"] for point in last_epoch)
-    metrics = {"train/loss": sum(point["loss"] * point["targets"] for point in last_epoch) / max(targets, 1)}
-    exported = exported_step(loop)
-    if loop.heldout:
-        # Of the weights that are exported, since trials are ranked by it.
-        measured = next(entry for entry in reversed(loop.heldout) if entry["step"] <= exported["step"])
-        metrics |= {"train/heldout_loss": measured["loss"], **measured.get("metrics", {})}
-    tokens = sum(point["tokens"] for point in loop.points)
-    metrics["train/tokens_per_second"] = tokens / seconds if seconds else 0.0
-    content = {
-        "trial_id": job.trial_id,
-        "method": job.method,
-        "seed": job.seed,
-        "steps": loop.points,
-        "heldout": loop.heldout,
-        **({"gradients": loop.gradients} if job.train.log_gradients else {}),
-        "exported": exported,
-        "stopped_early": loop.verdict.reason if len(loop.points) < loop.total_steps else None,
-        "metrics": metrics,
-        "rows": prepared.rows,
-        "tokens": tokens,
-        "targets": sum(point["targets"] for point in loop.points),
-        "seconds": seconds,
-        "total_seconds": time.time() - started,
-        "tokens_per_second": metrics["train/tokens_per_second"],
-        "peak_memory_bytes": peak_memory_bytes(),
-        "checkpoint": reporter.last_checkpoint(),
-        "resumed_at_step": loop.resumed_at,
-        "summary": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "dtype": placement.dtype,
-            "precision": placement.precision,
-            "attention": placement.attention,
-            "workers": reporter.world_size,
-            "micro_batch": micro_batch,
-            "accumulation": accumulation,
-            "global_batch": job.train.global_batch,
-            "learning_rate": job.train.learning_rate,
-            "epochs": job.train.epochs,
-            "total_steps": loop.total_steps,
-            "max_length": job.data.max_length,
-            "warmup_ratio": job.train.warmup_ratio,
-            "warmup_steps": loop.warmup_steps,
-            "lr_schedule": job.train.lr_schedule,
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "adapter": adapter,
-            "parallel": loop.facts(),
-        },
-        "preview": preview(prepared, tokenizer, 2),
-        "tokenizer_probe": probe(tokenizer),
-        "notes": [*placement.notes, *prepared.notes, *loop.notes, *_adapters.notes(adapter, trainable, total)],
-        "versions": versions(),
-        "scored": scored(config),
-    }
-    if exported["keep"] == "last":
+    content = record(loop, built, started=started, scored=scored(config))
+    if content["exported"]["keep"] == "last":
         export("export")
     if reporter.rank == 0:
-        if exported["keep"] == "best":
-            take_best(job.folder, exported["step"])
+        if content["exported"]["keep"] == "best":
+            take_best(job.folder, content["exported"]["step"])
         remove_best(job.folder)
         write_json(job.folder / "train.json", content)
         shutil.rmtree(loop.scratch, ignore_errors=True)
@@ -176,12 +110,18 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     return content
 
 
-def exported_step(loop: Any) -> dict[str, Any]:
-    """Whose weights are exported: {"step", "keep": last | best, "metric", "value"}."""
-    train, best = loop.job.train, loop.best
-    if train.keep == "best" and best is not None:
-        return {"step": best["step"], "keep": "best", "metric": train.best_metric, "value": loop.watched(best)}
-    return {"step": loop.points[-1]["step"] if loop.points else 0, "keep": "last", "metric": None, "value": None}
+def _build(job: Job, config: Settings, placement: Any, tokenizer: Any, quantization: dict[str, Any] | None) -> Any:
+    """The model as the method trains it, read as `quantization` says or as the method wants to read it."""
+    from trainables._model import fit_vocabulary, load_model, special_ids
+
+    method = import_module(f"trainables.{job.method}")
+    base = load_model(job.model, placement, method.reading(config) if hasattr(method, "reading") else quantization)
+    fit_vocabulary(base, tokenizer)
+    model = method.build(base, config)
+    for name, value in special_ids(tokenizer).items():
+        if value is not None:
+            setattr(model.config, name, value)
+    return model
 
 
 def take_best(folder: Path, step: int) -> None:
@@ -251,28 +191,3 @@ def write_export(
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     return target
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole, then rename it into place. NaN and infinity become null: JSON has neither."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(_finite(content), indent=1, allow_nan=False, default=str), encoding="utf-8")
-    fresh.replace(path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def peak_memory_bytes() -> int:
-    """Most memory held so far: of the GPU's allocator where there is one, else of this process (its resident set)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
