@@ -8,13 +8,13 @@ or a sentence before or after it costs nothing. A program that parses answers ne
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from evals._types import EXECUTION, JSON_SCHEMA, DataError, Direction, Message, Metric, Result, Settings, Subject
+from evals._turns import Turn, split_turn, transcript
+from evals._types import EXECUTION, JSON_SCHEMA, DataError, Direction, Metric, Result, Settings, Subject
 
 if TYPE_CHECKING:
     from evals._generate import Answer
@@ -49,15 +49,6 @@ with warnings.catch_warnings():
         """Rows generated at once."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One answer that is asked for: what stands before it, and the text that is wanted (None where none is given)."""
-
-    key: str
-    messages: list[Message]
-    reference: str | None
-
-
 def metrics(config: Config) -> dict[str, Direction]:
     """Shares of answers in the form, and how near they come to the references; all are better when larger."""
     names = PARSED + (MATCHED if config.schema else ()) + (COMPARED if config.references else ())
@@ -81,21 +72,20 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     if data is None:
         raise DataError(f"format.data: must be `heldout` or a file that is here (got {config.data!r}).")
     schema = read_schema(Path(config.schema)) if config.schema else None
-    tasks = tasks_of(read_rows(data)[: config.limit], str(data), config.references)
-    prompts = [subject.tokenize(subject.prompt(task.messages)) for task in tasks]
+    turns = turns_of(read_rows(data)[: config.limit], str(data), config.references)
+    prompts = [subject.tokenize(subject.prompt(turn.messages)) for turn in turns]
     answers = greedy(subject, prompts, config.max_new_tokens, config.batch_size)
-    return judge(tasks, answers, schema, config)
+    return judge(turns, answers, schema, config)
 
 
-def tasks_of(rows: Sequence[dict[str, Any]], place: str, references: bool = True) -> list[Task]:
+def turns_of(rows: Sequence[dict[str, Any]], place: str, references: bool = True) -> list[Turn]:
     """What each row asks for: its last assistant turn, or the response to its instruction (and `input`).
 
     Raises DataError that names the row, where it is neither, or lacks the answer while `references` are wanted.
     """
     from evals._rows import keys_of, messages_of
-    from evals.samples import split_turn
 
-    tasks = []
+    turns = []
     for number, (key, row) in enumerate(zip(keys_of(rows), rows, strict=True), start=1):
         where = f"{place}: row {number}"
         if "conversations" in row or "messages" in row:
@@ -115,15 +105,14 @@ def tasks_of(rows: Sequence[dict[str, Any]], place: str, references: bool = True
                 f"{where}: has no answer to compare with ({', '.join(ANSWERS)} or an assistant turn). "
                 "Write `references: false` to judge the form alone."
             )
-        tasks.append(Task(key, before, reference))
-    return tasks
+        turns.append(Turn(key, before, reference))
+    return turns
 
 
-def judge(tasks: Sequence[Task], answers: "Sequence[Answer]", schema: "Schema | None", config: Config) -> Result:
+def judge(turns: Sequence[Turn], answers: "Sequence[Answer]", schema: "Schema | None", config: Config) -> Result:
     """Metrics, samples and a table of what went wrong, from answers that are there."""
     from evals._json_answers import first, whole
     from evals._text_scores import bleu, exact, rouge_l
-    from evals.samples import transcript
 
     columns: dict[str, list[float]] = {name.removeprefix("format/"): [] for name in metrics(config)}
     problems = []
@@ -141,21 +130,21 @@ def judge(tasks: Sequence[Task], answers: "Sequence[Answer]", schema: "Schema | 
     tables: dict[str, Any] = {"problems": [list(item) for item in Counter(filter(None, problems)).most_common(10)]}
     sentences: list[float] = []
     if config.references:
-        texts, wanted = [answer.text for answer in answers], [task.reference or "" for task in tasks]
+        texts, wanted = [answer.text for answer in answers], [turn.reference or "" for turn in turns]
         compared = bleu(texts, wanted)
         columns["exact_match"] = [exact(*pair) for pair in zip(texts, wanted, strict=True)]
         columns["rouge_l"], columns["bleu"], sentences = rouge_l(texts, wanted), compared.shares, compared.sentences
         tables["bleu"] = {"signature": compared.signature, "score": compared.score}
     passed = columns["schema_valid" if schema is not None else "json_valid"]
     samples = []
-    for place, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+    for place, (turn, answer) in enumerate(zip(turns, answers, strict=True)):
         samples.append(
             {
-                "key": task.key,
+                "key": turn.key,
                 "paired": True,
-                "prompt": transcript(task.messages),
+                "prompt": transcript(turn.messages),
                 "answer": answer.text,
-                "reference": task.reference,
+                "reference": turn.reference,
                 "strict": bool(passed[place]),
                 "problem": problems[place],
                 **({"sentence_bleu": sentences[place]} if sentences else {}),

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from evals._types import EXECUTION, DataError, Direction, Message, Metric, Result, Settings, Subject
+from evals._turns import Turn, split_turn, transcript
+from evals._types import EXECUTION, DataError, Direction, Metric, Result, Settings, Subject
 
 VERSION = 2
 
@@ -28,15 +28,6 @@ class Config(Settings):
     """Longest answer in tokens."""
     batch_size: int = Field(32, ge=1, json_schema_extra=EXECUTION)
     """Rows generated at once."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What is said before a turn, and the turn that really followed (None where the data has none)."""
-
-    key: str
-    messages: list[Message]
-    reference: str | None
 
 
 def metrics(config: Config) -> dict[str, Direction]:
@@ -127,30 +118,3 @@ def next_turns(rows: Sequence[dict[str, Any]], place: str, config: Config) -> li
         if len(turns) == config.n:
             break
     return turns
-
-
-def split_turn(
-    messages: Sequence[Message],
-    role: str,
-    reverse: Literal["auto", "reorder", "in_order"] = "auto",
-    single_turn: bool | None = None,
-) -> tuple[list[Message], str | None]:
-    """What stands before the last turn of `role` and that turn's text, in a conversation arranged as for training on
-    that role; None when there is no such turn, or an assistant would answer nobody."""
-    from evals._rows import arranged
-
-    shown = arranged(messages, role, reverse, single_turn)
-    places = [i for i, message in enumerate(shown) if message["role"] == role]
-    if not places:
-        return shown, None
-    before, reference = shown[: places[-1]], shown[places[-1]]["content"]
-    if role == "assistant" and not any(message["role"] == "user" for message in before):
-        return before, None
-    return before, reference
-
-
-def transcript(messages: Sequence[Message]) -> str:
-    """The messages as people read them; a single user message as it stands."""
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -14,8 +14,9 @@ from evals._json_answers import Schema, first, read_schema, whole
 from evals._paired import compare
 from evals._stats import mean
 from evals._text_scores import bleu, rouge_l
+from evals._turns import Turn
 from evals._types import DataError
-from evals.format import Config, Task, judge, tasks_of
+from evals.format import Config, judge, turns_of
 from tests.tiny_subject import tiny_subject
 from trainables.builtin import sources
 
@@ -30,9 +31,9 @@ def avro(tmp_path):
 
 def judged(answers, wanted, schema=None, **config):
     """The result over these texts."""
-    tasks = [Task(str(i), [{"role": "user", "content": f"ask {i}"}], reference) for i, reference in enumerate(wanted)]
+    turns = [Turn(str(i), [{"role": "user", "content": f"ask {i}"}], reference) for i, reference in enumerate(wanted)]
     given = [Answer(text, 5, "stop") for text in answers]
-    return judge(tasks, given, schema, Config(schema="given" if schema else None, **config))
+    return judge(turns, given, schema, Config(schema="given" if schema else None, **config))
 
 
 def corpora(n=20, seed=0):
@@ -220,38 +221,38 @@ def test_without_references_and_schema_only_the_form_is_judged():
 
 
 def test_rows_of_every_layout_ask_for_their_last_answer():
-    turns = [
+    said = [
         {"role": "user", "content": "one"},
         {"role": "assistant", "content": "1"},
         {"role": "user", "content": "two"},
         {"role": "assistant", "content": "2"},
     ]
     rows = [
-        {"messages": turns},
+        {"messages": said},
         {"instruction": "do", "response": "done"},
         {"instruction": "do", "input": "this", "output": "done"},
         {"instruction": "do", "input": "", "output": "done"},
         {"prompt": "do", "completion": "done"},
     ]
-    tasks = tasks_of(rows, "rows.jsonl")
-    assert [task.reference for task in tasks] == ["2", "done", "done", "done", "done"]
-    assert [task.messages[-1]["content"] for task in tasks] == ["two", "do", "do\n\nthis", "do", "do"]
-    assert len(tasks[0].messages) == 3
+    turns = turns_of(rows, "rows.jsonl")
+    assert [turn.reference for turn in turns] == ["2", "done", "done", "done", "done"]
+    assert [turn.messages[-1]["content"] for turn in turns] == ["two", "do", "do\n\nthis", "do", "do"]
+    assert len(turns[0].messages) == 3
 
 
 def test_of_two_answers_all_evals_take_the_same():
     from evals._rows import messages_of
 
     row = {"instruction": "do", "output": "this", "response": "that"}
-    assert tasks_of([row], "rows.jsonl")[0].reference == messages_of(row, "row 1")[-1]["content"] == "this"
+    assert turns_of([row], "rows.jsonl")[0].reference == messages_of(row, "row 1")[-1]["content"] == "this"
 
 
 def test_a_row_without_a_question_or_its_answer_is_named():
     with pytest.raises(DataError, match=r"rows.jsonl: row 2: must have .*\['text'\]"):
-        tasks_of([{"prompt": "a", "response": "b"}, {"text": "x"}], "rows.jsonl")
+        turns_of([{"prompt": "a", "response": "b"}, {"text": "x"}], "rows.jsonl")
     with pytest.raises(DataError, match=r"row 1: has no answer to compare with .*references: false"):
-        tasks_of([{"prompt": "a"}], "rows.jsonl")
-    assert tasks_of([{"prompt": "a"}], "rows.jsonl", references=False)[0].reference is None
+        turns_of([{"prompt": "a"}], "rows.jsonl")
+    assert turns_of([{"prompt": "a"}], "rows.jsonl", references=False)[0].reference is None
 
 
 def test_a_file_that_is_no_schema_is_refused_with_the_place(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from evals import samples
 from evals._rows import PREDICTOR
+from evals._turns import split_turn
 from evals._types import DataError
 from tests.tiny_subject import tiny_subject
 
@@ -44,19 +45,19 @@ def test_the_metrics_count_answers_and_endings(tmp_path):
 
 
 def test_the_users_turn_of_a_single_exchange_follows_the_answer():
-    assert samples.split_turn(SINGLE, "user") == ([SINGLE[1]], "Hello?")
-    assert samples.split_turn([SYSTEM, *SINGLE], "user") == ([SYSTEM, SINGLE[1]], "Hello?")
+    assert split_turn(SINGLE, "user") == ([SINGLE[1]], "Hello?")
+    assert split_turn([SYSTEM, *SINGLE], "user") == ([SYSTEM, SINGLE[1]], "Hello?")
 
 
 def test_the_users_turn_of_a_longer_exchange_keeps_its_order_under_a_system_message():
-    before, reference = samples.split_turn(MULTI, "user")
+    before, reference = split_turn(MULTI, "user")
     assert reference == "And now?"
     assert before == [{"role": "system", "content": PREDICTOR}, *SINGLE]
-    assert samples.split_turn([SYSTEM, *MULTI], "user") == ([SYSTEM, *SINGLE], "And now?")
+    assert split_turn([SYSTEM, *MULTI], "user") == ([SYSTEM, *SINGLE], "And now?")
 
 
 def test_in_order_never_turns_an_exchange_round():
-    before, reference = samples.split_turn(SINGLE, "user", "in_order")
+    before, reference = split_turn(SINGLE, "user", "in_order")
     assert (before, reference) == ([{"role": "system", "content": PREDICTOR}], "Hello?")
 
 
@@ -91,9 +92,9 @@ def test_rows_that_a_template_refuses_are_left_out_and_counted(tmp_path):
 
 
 def test_an_answer_to_nothing_is_no_sample():
-    assert samples.split_turn([SINGLE[1]], "assistant")[1] is None
-    assert samples.split_turn([SINGLE[0]], "assistant")[1] is None
-    assert samples.split_turn([SINGLE[1]], "user")[1] is None
+    assert split_turn([SINGLE[1]], "assistant")[1] is None
+    assert split_turn([SINGLE[0]], "assistant")[1] is None
+    assert split_turn([SINGLE[1]], "user")[1] is None
 
 
 def test_rows_with_a_prompt_have_no_reference_unless_given(subject, tmp_path):

@@ -52,13 +52,13 @@ def own_rows(tmp_path, rows, form):
 
 def test_an_evals_own_rows_are_asked_in_the_words_of_training(tmp_path):
     from evals._rows import read_conversations, read_rows
-    from evals.format import tasks_of
+    from evals.format import turns_of
     from trainables.core.formats import parse_format
 
     row = {"id": "a", "instruction": "Sum", "input": "1 2", "response": "3"}
     trained = parse_format(FORM).messages(row)
     path, digest = own_rows(tmp_path, [row, {**row, "id": "b", "output": "3", "response": None}], FORM)
-    tasks = tasks_of(read_rows(path), "own")
+    tasks = turns_of(read_rows(path), "own")
     assert [task.key for task in tasks] == ["a", "b"]
     assert [task.messages for task in tasks] == [trained[:1]] * 2
     assert [task.reference for task in tasks] == ["3", "3"]
@@ -68,10 +68,10 @@ def test_an_evals_own_rows_are_asked_in_the_words_of_training(tmp_path):
 
 def test_rows_with_fields_of_their_own_are_read_by_the_format(tmp_path):
     from evals._rows import read_rows
-    from evals.format import tasks_of
+    from evals.format import turns_of
 
     path, _ = own_rows(tmp_path, [{"question": "Sum", "answer": "3"}], "Q: {question}\nA: {answer}")
-    (task,) = tasks_of(read_rows(path), "own")
+    (task,) = turns_of(read_rows(path), "own")
     assert read_rows(path)[0]["question"] == "Sum"
     assert (task.messages, task.reference) == ([{"role": "user", "content": "Sum"}], "3")
 
