@@ -8,8 +8,8 @@ from trainables._deliver import deliver
 
 @pytest.mark.slow
 def test_the_onnx_model_computes_the_same_logits(tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    for library in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(library, reason=f"needs {library} of the extra [onnx]")
     done = deliver(make_export(tmp_path / "export"), tmp_path / "model", onnx=True)
     assert (done.folder / "onnx" / "model.onnx").is_file()
     assert done.onnx_difference <= 1e-4
