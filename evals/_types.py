@@ -5,9 +5,12 @@ class Config(Settings)                           the eval's block in the sweep f
 def metrics(config) -> dict[str, Direction]      the names `run` will yield, without loading anything heavy
 def harness() -> str                             name and version of the library that scores ("" for our own code)
 def run(subject, config, data, folder) -> Result
+WITH_BASE = True                                 only where `run` uses `subject.base()`: its hash is part of the eval's id,
+                                                 and metrics that need it are missing where there is none
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -97,3 +100,10 @@ class Subject(Protocol):
         self, messages: Sequence[Message], train_on: str, mask_span: str = "content", max_length: int | None = None
     ) -> Encoded:
         """Render one conversation and mark the tokens of `train_on` (assistant, user or all), as training does."""
+
+    def base(self) -> AbstractContextManager["Subject | None"]:
+        """The untouched model that this one is compared with, ready to be measured; None for one that is untouched
+        itself, where none is known, and in an eval without `WITH_BASE`.
+
+        This subject's own model rests inside the block and must not be used there; the base's not after it.
+        """

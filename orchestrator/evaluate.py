@@ -171,9 +171,10 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError("\n".join(plan.unresolved))
     sources, code = Sources(contents, ledger), 0
     with ledger.claimed():
+        for trial in (*plan.bases, *plan.trials):
+            # A base row is scored where it is asked for alone; evals may compare with it all the same.
+            ledger.put_reference(trial.id, trial.settings.model_dump(mode="json"), sources.reference(trial))
         for trial in plan.trials or plan.bases:
-            settings = trial.settings.model_dump(mode="json")
-            ledger.put_reference(trial.id, settings, sources.reference(trial))
             record = ledger.trial(trial.id)
             assert record is not None
             for task in sources.tasks(trial, record):

@@ -1,6 +1,7 @@
 """Subjects for tests of evals: a random Llama with a byte tokenizer, and TinyStories-656K from its folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class TinySubject:
     max_length: int = 512
     stop_token_ids: Sequence[int] = ()
     shown: list[str] = field(default_factory=list)
+    untouched: "TinySubject | None" = None
+    """What `base` gives."""
 
     def prompt(self, messages: Sequence[Mapping[str, str]], role: str = "assistant") -> str:
         text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
@@ -50,6 +53,10 @@ class TinySubject:
             counts += [whole] * len(head) + [counted] * len(body) + [whole] * len(tail)
         room = min(max_length or self.max_length, self.max_length)
         return Encoded(ids[:room], counts[:room])
+
+    @contextmanager
+    def base(self) -> Iterator["TinySubject | None"]:
+        yield self.untouched
 
 
 def byte_tokenizer() -> Any:

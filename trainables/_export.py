@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ class Loaded:
     """Ends of turn that the tokenizer has no token for."""
     description: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    base_folder: Path | None = None
+    """Export of the untouched model that this one is compared with."""
 
     def prompt(self, messages: Sequence[Mapping[str, str]], role: str = "assistant") -> str:
         """The rendered text up to where `role` would begin to speak next."""
@@ -168,6 +171,14 @@ class Loaded:
             format=self.description.get("format"),
         )
 
+    @contextmanager
+    def base(self) -> Iterator["Loaded | None"]:
+        """The model of `base_folder`, or None; this one's own rests inside the block and must not be used there."""
+        from trainables._base import base_of
+
+        with base_of(self) as found:
+            yield found
+
 
 def with_bos(ids: list[int], bos_id: int | None, rule: str) -> list[int]:
     """Apply the BOS rule: `always` means exactly one in front, never two."""
@@ -176,15 +187,16 @@ def with_bos(ids: list[int], bos_id: int | None, rule: str) -> list[int]:
     return [bos_id, *ids]
 
 
-def load(folder: Path) -> Loaded:
-    """Load an export. Raises ValueError when it is incomplete, or its tokenizer no longer gives the ids it gave."""
-    from trainables._model import fit_vocabulary, load_model, model_source, place, versions
-    from trainables._tokenizer import load_tokenizer, probe, stop_strings, stop_token_ids
-
+def read_description(folder: Path) -> dict[str, Any]:
+    """The content of export.json. Raises ValueError where it cannot be read."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        return dict(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: not an export, {DESCRIPTION} cannot be read ({error})") from error
+
+
+def reading(folder: Path, description: Mapping[str, Any]) -> ModelSettings:
+    """How the model of an export is read."""
     base, kind = description["base"], description["kind"]
     settings = ModelSettings(
         path=str(folder) if kind == "full" else base["path"],
@@ -200,6 +212,19 @@ def load(folder: Path) -> Loaded:
     if settings.attention == "flash_attention_2" and settings.dtype in ("auto", "float32"):
         # It computes in 16 bits: in training by autocast, which evals do without.
         settings = settings.model_copy(update={"attention": "auto"})
+    return settings
+
+
+def load(folder: Path, model: Any = None) -> Loaded:
+    """Load an export; `model`: its very model, where that is in memory already.
+
+    Raises ValueError when it is incomplete, or its tokenizer no longer gives the ids it gave.
+    """
+    from trainables._model import fit_vocabulary, load_model, model_source, place, versions
+    from trainables._tokenizer import load_tokenizer, probe, stop_strings, stop_token_ids
+
+    description = read_description(folder)
+    kind, settings = description["kind"], reading(folder, description)
     placement = place(settings, "float32")
     tokenizer = load_tokenizer(
         model_source(settings.path) if kind == "reference" else str(folder),
@@ -212,13 +237,14 @@ def load(folder: Path) -> Loaded:
     expected = description.get("tokenizer_probe")
     if expected is not None and probe(tokenizer)["ids_hash"] != expected:
         raise ValueError(f"{folder}: its tokenizer gives other ids than in training; was a file in it changed?")
-    model = load_model(settings, placement, description.get("quantization"))
-    adapter = folder if kind == "adapter" else description.get("adapter")
-    if adapter:
-        from trainables._adapters import put_on
+    if model is None:
+        model = load_model(settings, placement, description.get("quantization"))
+        adapter = folder if kind == "adapter" else description.get("adapter")
+        if adapter:
+            from trainables._adapters import put_on
 
-        fit_vocabulary(model, tokenizer)
-        model = put_on(model, adapter)
+            fit_vocabulary(model, tokenizer)
+            model = put_on(model, adapter)
     model.eval()
     model.config.use_cache = True
     limit = getattr(model.config, "max_position_embeddings", None) or 2048

@@ -118,9 +118,11 @@ def eval_id(
     dtype: str,
     seed: int,
     schemas: Mapping[str, str] | None = None,
+    base: str = "",
 ) -> str:
     """The id of one eval of one export. The data is known by its hash, not by its name, and so are JSON schemas
-    (`schemas`: field -> hash); the template and BOS rule are part of the export's hash."""
+    (`schemas`: field -> hash); the template and BOS rule are part of the export's hash. `base`: hash of the base row's
+    export, where the eval compares with it."""
     fields = {**result_fields(config), **{name: {"content": found} for name, found in (schemas or {}).items()}}
     if data_hash:
         fields.pop("data", None)
@@ -134,6 +136,7 @@ def eval_id(
             "harness": harness,
             "dtype": dtype,
             "seed": seed,
+            **({"base": base} if base else {}),
         }
     )
 

@@ -89,6 +89,7 @@ class Sources:
             for field, name in json_schemas(planned.config).items()
         }
         folder = self.ledger.trial_folder(trial.id)
+        base = self._base(trial) if getattr(module, "WITH_BASE", False) else None
         assert record.export is not None
         assert record.export_hash is not None
         identity = eval_id(
@@ -101,6 +102,7 @@ class Sources:
             dtype=trial.settings.model.dtype,
             seed=trial.settings.seed,
             schemas={field: found.hash or "" for field, found in schemas.items()},
+            base=(base.export_hash or "") if base else "",
         )
         return EvalTask(
             id=identity,
@@ -114,7 +116,13 @@ class Sources:
             version=module.VERSION,
             harness=module.harness(),
             schemas={field: str(found.path) for field, found in schemas.items()},
+            base=self.ledger.trial_folder(base.id) / (base.export or "export") if base else None,
         )
+
+    def _base(self, trial: PlannedTrial) -> TrialRecord | None:
+        """The record of the base row that a trial is compared with; its export is written before any eval is asked for,
+        as it only points to what exists."""
+        return self.ledger.trial(trial.base_id) if trial.base_id is not None else None
 
     def _eval_data(self, trial: PlannedTrial, planned: PlannedEval) -> tuple[Path | None, str]:
         if planned.data is None:

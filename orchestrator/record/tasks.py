@@ -40,6 +40,8 @@ class EvalTask:
     harness: str
     schemas: Mapping[str, str] = field(default_factory=dict)
     """Field of the config -> path of the JSON schema that it names; the config keeps the name."""
+    base: Path | None = None
+    """Export of the base row, for an eval that compares with it; None where there is none."""
 
 
 class Observer(Protocol):

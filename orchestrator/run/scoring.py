@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def score(task: EvalTask) -> EvalRecord:
     journal(task.root, kind="eval", id=task.id, trial=task.trial_id, eval=task.eval)
     began = time.time()
     module = installed().eval(task.eval)
-    subject = _subject(task.export)
+    subject = replace(_subject(task.export), base_folder=task.base)
     ledger = Ledger(task.root)
     folder = ledger.trial_folder(task.trial_id) / "evals" / task.id
     folder.mkdir(parents=True, exist_ok=True)

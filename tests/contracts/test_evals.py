@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,10 @@ def test_an_eval_yields_exactly_the_metrics_it_names(name, subject, data, tmp_pa
     result = found.run(subject, config(name), data, tmp_path)
     promised = found.metrics(config(name))
     assert isinstance(result, Result)
-    assert {key: metric.direction for key, metric in result.metrics.items()} == promised
+    found_here = {key: metric.direction for key, metric in result.metrics.items()}
+    # Without a base, what compares with it is missing.
+    assert found_here == {key: way for key, way in promised.items() if key in found_here}
+    assert getattr(found, "WITH_BASE", False) or set(found_here) == set(promised)
     assert promised
     for key, metric in result.metrics.items():
         assert key.startswith(f"{name}/")
@@ -104,6 +108,19 @@ def test_an_eval_yields_exactly_the_metrics_it_names(name, subject, data, tmp_pa
         assert isinstance(metric, Metric)
         assert metric.n >= 1
         assert metric.value == metric.value, "NaN is no score"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_an_eval_that_says_so_looks_at_the_base(name, subject, data, tmp_path):
+    found = module(name)
+    beside = replace(subject, untouched=tiny_subject(seed=1))
+    result = found.run(beside, config(name), data, tmp_path)
+    assert set(result.metrics) == set(found.metrics(config(name)))
+    alone = found.run(subject, config(name), data, tmp_path)
+    if getattr(found, "WITH_BASE", False):
+        assert set(alone.metrics) <= set(result.metrics)
+    else:
+        assert alone.metrics == result.metrics
 
 
 @pytest.mark.parametrize("name", NAMES)
