@@ -90,8 +90,29 @@ class Subject(Protocol):
     stop_strings: Sequence[str]
     """Ends of turn that the tokenizer has no token for; mostly empty."""
 
+    letters: Sequence[str]
+    """What choices of a question are called under this subject: those it was trained with, or A, B, C and so on."""
+    lead_in: str
+    """How its answers to questions begin."""
+
     def prompt(self, messages: Sequence[Message], role: str = "assistant") -> str:
         """The text up to where `role` would begin to speak next."""
+
+    def question(
+        self,
+        question: str,
+        choices: Sequence[str],
+        letters: Sequence[str] | None = None,
+        instruction: str | None = None,
+        shots: Sequence[tuple[str, Sequence[str], int]] = (),
+        lead_in: str | None = None,
+    ) -> str:
+        """A multiple-choice question in the user's turn, up to and with the lead-in of the answer, so that the letter
+        would be next. What is None is as the subject was trained with it. `shots`: examples (question, choices, place
+        of the right one)."""
+
+    def choice_ids(self, text: str, letters: Sequence[str]) -> list[int]:
+        """The one token that each letter is behind such a text. Raises ValueError where it is not one token."""
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of an already rendered text under the BOS rule; adds no other special tokens."""

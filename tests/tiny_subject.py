@@ -30,6 +30,36 @@ class TinySubject:
         self.shown.append(text)
         return text
 
+    letters: Sequence[str] = tuple("ABCDEFGHIJ")
+    lead_in: str = "Answer: "
+
+    def question(
+        self,
+        question: str,
+        choices: Sequence[str],
+        letters: Sequence[str] | None = None,
+        instruction: str | None = None,
+        shots: Sequence[tuple[str, Sequence[str], int]] = (),
+        lead_in: str | None = None,
+    ) -> str:
+        names = self.letters if letters is None else letters
+
+        def lines(q: str, options: Sequence[str]) -> str:
+            return "\n".join([q, *(f"{name}. {option}" for name, option in zip(names, options, strict=False))])
+
+        examples = [f"{lines(q, options)}\nAnswer: {names[place]}" for q, options, place in shots]
+        content = "\n\n".join([*([instruction] if instruction else []), *examples, lines(question, choices)])
+        return self.prompt([{"role": "user", "content": content}]) + (self.lead_in if lead_in is None else lead_in)
+
+    def choice_ids(self, text: str, letters: Sequence[str]) -> list[int]:
+        ids, found = self.tokenize(text), []
+        for letter in letters:
+            longer = self.tokenize(text + (letter if text[-1].isspace() else f" {letter}"))
+            if longer[:-1] != ids:
+                raise ValueError(f"the choice {letter!r} is not one token")
+            found.append(longer[-1])
+        return found
+
     def tokenize(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token_id
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

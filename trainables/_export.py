@@ -144,6 +144,56 @@ class Loaded:
 
         return prompt_text(self.tokenizer, messages, role)
 
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """What choices of a question are called: those that it was trained with, where it was trained with some."""
+        from trainables.core.questions import LETTERS
+
+        return tuple(self._asked.get("letters", LETTERS))
+
+    @property
+    def lead_in(self) -> str:
+        """How an answer to a question begins."""
+        from trainables.core.questions import LEAD_IN
+
+        return str(self._asked.get("lead_in", LEAD_IN))
+
+    @property
+    def _asked(self) -> Mapping[str, Any]:
+        """`questions` of export.json: instruction, system, shots, letters and lead-in that the export answers under."""
+        found: Mapping[str, Any] = self.description.get("questions", {})
+        return found
+
+    def question(
+        self,
+        question: str,
+        choices: Sequence[str],
+        letters: Sequence[str] | None = None,
+        instruction: str | None = None,
+        shots: Sequence[tuple[str, Sequence[str], int]] = (),
+        lead_in: str | None = None,
+    ) -> str:
+        """A question in the user's turn, up to and with the lead-in of the answer; see `core.questions.ask`."""
+        from trainables.core.questions import INSTRUCTION, ask
+
+        asked = self._asked
+        return ask(
+            self.prompt,
+            question,
+            choices,
+            self.letters if letters is None else letters,
+            instruction=asked.get("instruction", INSTRUCTION) if instruction is None else instruction,
+            system=asked.get("system", ""),
+            shots=shots or asked.get("shots", ()),
+            lead_in=self.lead_in if lead_in is None else lead_in,
+        ).text
+
+    def choice_ids(self, text: str, letters: Sequence[str]) -> list[int]:
+        """The one token that each letter is behind `text`. Raises ValueError where it is not one token."""
+        from trainables.core.questions import choice_ids
+
+        return choice_ids(self.tokenize, text, letters)
+
     def tokenize(self, text: str) -> list[int]:
         """Ids of a rendered text under the BOS rule."""
         from trainables._tokenizer import bos_id
