@@ -193,7 +193,7 @@ def read_question(row: Any, columns: Columns, subject: str = "", split: str = ""
         raise ValueError(f"must be an object (got {type(row).__name__})")
     if isinstance(row.get("train"), Mapping):
         row = row["train"]  # the hub's auxiliary_train of cais/mmlu
-    asked = _cell(row, columns.question, QUESTION, "question")
+    asked: Any = _cell(row, columns.question, QUESTION, "question")
     listed: Any = None
     if isinstance(asked, Mapping):  # ARC's own files
         asked, listed = asked.get("stem"), asked.get("choices")
