@@ -32,6 +32,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
+class Rows(Settings):
+    """Base of a Config whose `data` may be a data set on the hub: which part of it. Files have no parts.
+
+    The rows are known by their content, so these fields stay out of the eval id, as `data` does.
+    """
+
+    name: str | None = None
+    """Configuration name of a hub data set, such as wikitext-2-raw-v1."""
+    split: str = "train"
+    """Split of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+
+
 class DataError(ValueError):
     """The data of an eval cannot be used; the message names the place, the value and the way out."""
 

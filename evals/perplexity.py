@@ -1,36 +1,53 @@
-"""Perplexity of conversations by role: exp of the mean negative log-likelihood of the tokens that a role contributes.
+"""Perplexity of conversations by role, or of whole documents: exp of the mean negative log-likelihood per token.
 
 Token i is predicted from the tokens before it (the causal shift), never from itself; padding counts for nothing; the
-divisor is the number of counted tokens over all rows.
+divisor is the number of counted tokens over all rows. Bits per byte compare models of different tokenizers.
+
+`roles: [text]` (what `stride`, a .txt file, `builtin:text_heldout` and `wikitext-2` ask for by themselves) reads whole
+documents in overlapping windows, however long they are; `evals/_documents.py` says how, and what stands in front of a
+window under which BOS rule.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from evals._types import EXECUTION, DataError, Direction, Encoded, Metric, Result, Settings, Subject
+from evals._types import EXECUTION, DataError, Direction, Encoded, Metric, Result, Rows, Subject
+
+if TYPE_CHECKING:
+    from evals._documents import Document, Stretch
 
 VERSION = 2
-Role = Literal["assistant", "user", "all"]
+Role = Literal["assistant", "user", "all", "text"]
+DOCUMENTS: tuple[Role, ...] = ("text",)
+WIKITEXT, WIKITEXT_2 = "Salesforce/wikitext", "wikitext-2"
+WIKITEXT_PART = {"name": "wikitext-2-raw-v1", "split": "test", "join": "\n\n"}
+"""What of that hub data set is read unless the config says otherwise, and how its lines become one text."""
 
 
-class Config(Settings):
+class Config(Rows):
     """The `perplexity` block under `evals`."""
 
     data: str = "heldout"
-    """`heldout`: the rows that the trial held out; or a file of conversations (JSON, JSONL or Parquet)."""
+    """`heldout`: the rows that the trial held out; conversations or texts in a JSON, JSONL or Parquet file, or on the
+    hub; a .txt file, which is one document; `wikitext-2`, the test split of WikiText-2 as one text."""
     roles: tuple[Role, ...] = Field(("assistant",), min_length=1)
-    """Whose tokens are scored, each as a metric of its own."""
+    """Whose tokens are scored, each as a metric of its own; `text` reads whole documents instead of conversations."""
+    stride: int | None = Field(None, ge=1)
+    """Of documents: tokens from the beginning of one window to that of the next; half a window when empty, and at most
+    what leaves each token one to be predicted from. A smaller stride gives tokens more before them, and costs more."""
+    join: str | None = None
+    """Of documents: put the texts of all rows together to one document, with this between them."""
     reverse: Literal["auto", "reorder", "in_order"] = "auto"
     """For the role user: put the answer of a single-turn row before its question (`auto`), as `data.reverse` does."""
     mask_span: Literal["message", "content"] = "content"
     """`content`: a message's text and its end-of-turn token; `message`: all that the template adds for it."""
     max_length: int | None = Field(None, ge=2)
-    """Longest row in tokens; the model's own limit when empty."""
+    """Longest row, or window of a document, in tokens; the model's own limit when empty."""
     limit: int | None = Field(None, ge=1)
     """Use only the first rows."""
     batch_size: int = Field(8, ge=1, json_schema_extra=EXECUTION)
@@ -41,7 +58,28 @@ class Config(Settings):
     def _distinct(cls, roles: tuple[Role, ...]) -> tuple[Role, ...]:
         if len(set(roles)) != len(roles):
             raise ValueError("must name each role once")
+        if "text" in roles and len(roles) > 1:
+            raise ValueError("`text` reads documents and the others conversations: name it alone")
         return roles
+
+    @model_validator(mode="after")
+    def _of_documents(self) -> "Config":
+        """What names documents by itself need not say so again."""
+        said = self.model_fields_set
+        filled: dict[str, Any] = {}
+        is_wikitext = self.data in (WIKITEXT_2, WIKITEXT)
+        is_text = is_wikitext or self.data.lower().endswith(".txt") or self.data.startswith("builtin:text")
+        if is_text or self.stride is not None or self.join is not None:
+            filled["roles"] = DOCUMENTS
+        given = [name for name in ("stride", "join") if getattr(self, name) is not None]
+        if given and "roles" in said and self.roles != DOCUMENTS:
+            raise ValueError(f"{' and '.join(given)}: only documents are read so; write `roles: [text]`, or no roles")
+        if is_wikitext:
+            filled |= WIKITEXT_PART
+            self.__dict__["data"] = WIKITEXT
+        # Frozen for whoever holds it; here it is still being made.
+        self.__dict__.update({name: value for name, value in filled.items() if name not in said})
+        return self
 
 
 def metrics(config: Config) -> dict[str, Direction]:
@@ -61,6 +99,8 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
 
     if data is None:
         raise DataError(f"perplexity.data: must be `heldout` or a file that is here (got {config.data!r}).")
+    if config.roles == DOCUMENTS:
+        return _documents(subject, config, data)
     rows = read_conversations(data, config.limit)
     samples: list[dict[str, Any]] = [{"key": row.key, "paired": True, "scores": {}} for row in rows]
     found: dict[str, Metric] = {}
@@ -93,6 +133,60 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
         found |= _metrics(role, [nll for nll, _ in sums], [tokens for _, tokens in sums], sizes)
     samples = [sample for sample in samples if sample["scores"]]
     return Result(found, samples, {"rows": {"read": len(rows), **scored}})
+
+
+def _documents(subject: Subject, config: Config, data: Path) -> Result:
+    """Perplexity of whole documents. Items are documents; a document alone is divided into what each window scores, so
+    that its error and a paired comparison rest on more than one."""
+    from evals._documents import document_scores, lead_of, read_documents
+
+    documents = read_documents(data, config.limit, config.join)
+    window = min(config.max_length or subject.max_length, subject.max_length)
+    stride = config.stride or max(1, window // 2)
+    found = [
+        (document, stretches)
+        for document, stretches in zip(
+            documents, document_scores(subject, documents, window, stride, config.batch_size), strict=True
+        )
+        if stretches
+    ]
+    if not found:
+        raise DataError(f"{data}: none of its {len(documents)} documents has a token to score.")
+    samples = [sample for document, stretches in found for sample in _items(document, stretches, len(found) == 1)]
+    totals = [sample["text"] for sample in samples]
+    metrics_found = _metrics("text", *([total[part] for total in totals] for part in ("nll", "tokens", "bytes")))
+    table = {
+        "documents": len(found),
+        "tokens": sum(total["tokens"] for total in totals),
+        "bytes": sum(total["bytes"] for total in totals),
+        "windows": sum(len(stretches) for _, stretches in found),
+        "window": window,
+        "stride": stride,
+        "in_front": lead_of(subject),
+    }
+    return Result(metrics_found, samples, {"documents": table})
+
+
+def _items(document: "Document", stretches: "Sequence[Stretch]", alone: bool) -> list[dict[str, Any]]:
+    """The samples of one document: one, or where it stands alone one for each of its stretches."""
+    groups = [[stretch] for stretch in stretches] if alone and len(stretches) > 1 else [stretches]
+    samples = []
+    for number, group in enumerate(groups):
+        nll = math.fsum(stretch.nll for stretch in group)
+        tokens, size = (sum(getattr(stretch, part) for stretch in group) for part in ("tokens", "bytes"))
+        bits = {"sum": nll / math.log(2), "count": size}
+        samples.append(
+            {
+                "key": document.key if len(groups) == 1 else f"{document.key}/{number}",
+                "paired": True,
+                "text": {"nll": nll, "tokens": tokens, "bytes": size},
+                "scores": {
+                    "perplexity/text": {"sum": nll, "count": tokens, "scale": "exp"},
+                    "perplexity/text_bits_per_byte": bits,
+                },
+            }
+        )
+    return samples
 
 
 def _metrics(role: str, nlls: Sequence[float], tokens: Sequence[int], sizes: Sequence[int]) -> dict[str, Metric]:

@@ -120,12 +120,13 @@ def eval_id(
     schemas: Mapping[str, str] | None = None,
     base: str = "",
 ) -> str:
-    """The id of one eval of one export. The data is known by its hash, not by its name, and so are JSON schemas
+    """The id of one eval of one export. Data is known by its hash, not by its name or its part, and so are JSON schemas
     (`schemas`: field -> hash); the template and BOS rule are part of the export's hash. `base`: hash of the base row's
     export, where the eval compares with it."""
     fields = {**result_fields(config), **{name: {"content": found} for name, found in (schemas or {}).items()}}
     if data_hash:
-        fields.pop("data", None)
+        for part in ("data", "name", "split", "revision"):
+            fields.pop(part, None)
     return digest(
         {
             "export": export_hash,

@@ -17,11 +17,23 @@ from trainables._settings import DataSettings, ModelSettings
 HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
 
+HUB_PARTS = ("name", "split", "revision")
+"""Fields of an eval's config that say which part of a hub data set its `data` means (`evals._types.Rows`)."""
+
 Found = TypeVar("Found")
 
 
 NAMED = re.compile(r"((?:model|data|adapter|evals|train|deepspeed)(?:\.\w+)*): ")
 """How a message begins that names its own key."""
+
+
+def eval_rows(config: Any) -> DataSettings | None:
+    """The rows that an eval's config names; None where it reads none, or those that its trial held out."""
+    data = getattr(config, "data", None)
+    if not isinstance(data, str) or data == HELDOUT:
+        return None
+    parts = {part: getattr(config, part, None) for part in HUB_PARTS}
+    return DataSettings(path=data, **{part: value for part, value in parts.items() if isinstance(value, str)})
 
 
 class Known(Protocol):
@@ -156,13 +168,11 @@ class Lookup:
     def check_evals(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> None:
         """Whether the data of each eval is there, and the JSON schemas that it names."""
         for name, config in evals.items():
-            data = getattr(config, "data", None)
             key = f"evals.{name}.data"
-            if data == HELDOUT:
+            if getattr(config, "data", None) == HELDOUT:
                 self._check_heldout(key, trials)
-            elif isinstance(data, str):
-                settings = DataSettings(path=data)
-                self.known(key, partial(self.contents.data, settings, kind="eval", key=key))
+            elif (rows := eval_rows(config)) is not None:
+                self.known(key, partial(self.contents.data, rows, kind="eval", key=key))
             for field, named in json_schemas(config).items():
                 place = f"evals.{name}.{field}"
                 self.known(place, partial(self.contents.json_schema, named, place))
@@ -173,10 +183,10 @@ class Lookup:
         hashes = {found.hash for data in trained if (found := self.ask("data.path", partial(self.contents.data, data)))}
         lines = []
         for name, config in evals.items():
-            data, key = getattr(config, "data", None), f"evals.{name}.data"
-            if not isinstance(data, str) or data == HELDOUT:
+            rows, key = eval_rows(config), f"evals.{name}.data"
+            if rows is None:
                 continue
-            found = self.ask(key, partial(self.contents.data, DataSettings(path=data), kind="eval", key=key))
+            found = self.ask(key, partial(self.contents.data, rows, kind="eval", key=key))
             if found is not None and found.hash is not None and found.hash in hashes:
                 lines.append(
                     f"{key}: holds the rows that are trained on, so its scores say nothing of unseen ones; "

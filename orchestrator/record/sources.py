@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.decide.bases import QUANTIZATION
 from orchestrator.decide.identity import eval_id, json_schemas
+from orchestrator.decide.lookup import eval_rows
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
 from orchestrator.errors import MissingDataError
 from orchestrator.record import hub
@@ -131,7 +132,8 @@ class Sources:
             settings = trial.settings.data
             assert settings is not None, "held-out rows are those of a trial with data"
             return self._heldout(settings)
-        named, key = DataSettings(path=planned.data), f"evals.{planned.name}.data"
+        named, key = eval_rows(planned.config), f"evals.{planned.name}.data"
+        assert named is not None, "what is neither None nor held-out rows has a name"
         content = self.contents.data(named, "eval", key)
         if content.unresolved:
             raise MissingDataError(f"{key}: {content.unresolved}")

@@ -46,7 +46,7 @@ def own_rows(tmp_path, rows, form):
     contents = SimpleNamespace(data=lambda *_: known, data_path=lambda _: file)
     found = Sources(contents, SimpleNamespace(cache=tmp_path / "cache"), SimpleNamespace())
     settings = SimpleNamespace(data=DataSettings(path="train.jsonl", format=form))
-    planned = SimpleNamespace(name="format", data=str(file))
+    planned = SimpleNamespace(name="format", data=str(file), config=SimpleNamespace(data=str(file)))
     return found._eval_data(SimpleNamespace(settings=settings), planned)
 
 
@@ -81,3 +81,40 @@ def test_a_file_without_the_fields_of_the_format_is_read_as_it_is(tmp_path):
     for form in (None, FORM, "{prompt} {response}"):
         path, digest = own_rows(tmp_path, rows, form)
         assert (Path(path).name, digest) == ("own.jsonl", "same")
+
+
+def test_an_eval_says_which_part_of_a_hub_data_set_it_reads(tmp_path):
+    from evals.perplexity import Config
+    from orchestrator.decide.lookup import eval_rows
+
+    config = Config(data="wikitext-2")
+    asked = []
+
+    def data(settings, *_):
+        asked.append(settings)
+        return SimpleNamespace(hash="hub:x@c:part", commit=None, unresolved=None)
+
+    contents = SimpleNamespace(data=data, data_path=lambda _: tmp_path / "rows.jsonl")
+    found = Sources(contents, SimpleNamespace(cache=tmp_path), SimpleNamespace())
+    planned = SimpleNamespace(name="perplexity", data=config.data, config=config)
+    trial = SimpleNamespace(settings=SimpleNamespace(data=None))
+    assert found._eval_data(trial, planned) == (tmp_path / "rows.jsonl", "hub:x@c:part")
+    (named,) = asked
+    assert (named.path, named.name, named.split) == ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")
+    assert eval_rows(Config(data="rows.jsonl")) == DataSettings(path="rows.jsonl")
+    assert eval_rows(Config()) is None, "held-out rows are found by the trial's data"
+
+
+def test_the_part_of_a_data_set_stays_out_of_the_id_of_an_eval_whose_rows_are_hashed():
+    from evals.perplexity import Config
+    from orchestrator.decide.identity import eval_id
+
+    def identity(data_hash, **config):
+        return eval_id(
+            export_hash="e", name="perplexity", config=Config(**config), data_hash=data_hash, version=2, harness="",
+            dtype="auto", seed=0,
+        )  # fmt: skip
+
+    assert identity("same", data="a/b", split="test") == identity("same", data="a/b", name="c")
+    assert identity("", data="a/b", split="test") != identity("", data="a/b", name="c")
+    assert identity("same", data="a/b", stride=8) != identity("same", data="a/b", stride=9)
