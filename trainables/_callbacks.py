@@ -19,9 +19,13 @@ class Watch(TrainerCallback):
         """The order of rows depends on the epoch; the Trainer does not tell a plain batch sampler."""
         self.loop.order.epoch = state.global_step // self.loop.steps_per_epoch
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Before the first forward pass of a step."""
+        self.loop.begins(state.global_step + 1)
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The gradients of the whole step are there, clipped already."""
-        self.loop.stepping()
+        self.loop.stepping(state.global_step + 1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> Any:
         """One step's loss, learning rate and gradient norm."""

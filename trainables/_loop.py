@@ -10,13 +10,15 @@ from typing import Any
 
 from trainables._data import Prepared, collate
 from trainables._deepspeed import Shape
-from trainables._gradients import before_clipping, part_norms, recorded
+from trainables._gradient_log import GradientLog
+from trainables._gradients import recorded
 from trainables._model import Placement
 from trainables._order import Order, Rows
 from trainables._packing import PackedRows, check_borders, collate_packs
 from trainables._settings import Job, Reporter
 from trainables._sharding import clip_and_tell, facts, join_group, layout, own_part, precision_and_sharding
 from trainables._watching import heldout_sums, load_functions
+from trainables.core.cadence import is_logged, merged
 from trainables.core.schedules import total_steps, warmup_steps
 from trainables.core.stopping import Verdict, judge
 
@@ -69,13 +71,12 @@ class Loop:
         """A method's own groups of parameters for the optimizer, from the model as the Trainer has it."""
         self.points: list[dict[str, Any]] = []
         self.heldout: list[dict[str, Any]] = []
-        self.gradients: list[dict[str, Any]] = []
+        self.gradients = GradientLog(job.train, self.total_steps, reporter.world_size)
         self.functions = load_functions(job.train.metrics)
         self.write_best: Callable[[int], None] | None = None
         """Writes the weights as they are now, those of the best measurement so far; every rank calls it."""
         self.best_when_saved: int | None = None
         """Step of the best measurement when the last checkpoint was written."""
-        self._norms: dict[str, float] = {}
         self.resumed_at = 0
         self._pending: list[dict[str, Any]] = []
         self._reported = 0.0
@@ -112,7 +113,7 @@ class Loop:
             )
             return None
         self.points, self.heldout = kept["steps"], kept["heldout"]
-        self.gradients = kept.get("gradients", [])
+        self.gradients.resume(kept)
         self.best_when_saved = self.best["step"] if self.best else None
         self.resumed_at = len(self.points)
         self._before_seconds = self.points[-1]["seconds"] if self.points else 0.0
@@ -205,7 +206,9 @@ class Loop:
                 return super().create_optimizer(model)
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-            return causal_loss(outputs.logits, labels, num_items_in_batch)
+            found = causal_loss(outputs.logits, labels, num_items_in_batch)
+            self.gradients.after_forward(found, labels)
+            return found
 
         model.config.use_cache = False
         trainer = OurTrainer(
@@ -225,6 +228,7 @@ class Loop:
     def began(self) -> None:
         """Model and optimizer are wrapped for training."""
         clip_and_tell(self.trainer, self.job.train.max_grad_norm)
+        self.gradients.begin(self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped))
         if self.job.data.packing:
             model = self.trainer.model_wrapped
             model.eval()
@@ -263,17 +267,20 @@ class Loop:
                 f"train.learning_rate: the loss became {point['loss']} at step {step} "
                 f"(learning rate {point['learning_rate']:.3g}). Use a smaller learning rate or a longer warmup."
             )
-        if self.job.train.log_gradients:
-            norms = before_clipping(self._norms, norm)
-            self.gradients.append({"step": step, "norms": norms})
+        self.gradients.after_step(step, norm)
         self.points.append(point)
-        self._pending.append(point)
+        if is_logged(step, self.job.train.log_every, self.total_steps):
+            since = (step - 1) % self.job.train.log_every + 1
+            self._pending.append(merged(self.points[-since:]))
         self._send(None, force=False)
 
-    def stepping(self) -> None:
-        """Before the weights change: the gradients are those of the whole step."""
-        if self.job.train.log_gradients:
-            self._norms = part_norms(self.trainer.model)
+    def begins(self, step: int) -> None:
+        """Before the first forward pass of a step (from 1)."""
+        self.gradients.before_step(step)
+
+    def stepping(self, step: int) -> None:
+        """Before the weights change: the gradients are those of the whole step (from 1)."""
+        self.gradients.before_update(step, self.trainer.model)
 
     def should_measure(self, step: int) -> bool:
         """Whether the held-out rows are measured after this step; the last step always is."""
@@ -346,7 +353,7 @@ class Loop:
         """Hand a checkpoint of the Trainer over, each rank what it wrote, and drop the local copy."""
         folder = self.scratch / f"checkpoint-{step}"
         if self.reporter.rank == 0:
-            kept = {"steps": self.points, "heldout": self.heldout, "layout": self.layout, "gradients": self.gradients}
+            kept = {"steps": self.points, "heldout": self.heldout, "layout": self.layout, **self.gradients.entries}
             (folder / POINTS_FILE).write_text(json.dumps(kept), encoding="utf-8")
         self.best_when_saved = self.best["step"] if self.best else None
         self.barrier()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.core.cadence import logged
+
 
 @dataclass(frozen=True)
 class Built:
@@ -47,9 +49,9 @@ def record(loop: Any, built: Built, *, started: float, scored: str) -> dict[str,
         "trial_id": job.trial_id,
         "method": job.method,
         "seed": job.seed,
-        "steps": points,
+        "steps": logged(points, job.train.log_every),
         "heldout": loop.heldout,
-        **({"gradients": loop.gradients} if job.train.log_gradients else {}),
+        **loop.gradients.told(),
         "exported": exported,
         "stopped_early": loop.verdict.reason if len(points) < loop.total_steps else None,
         "metrics": {**_metrics(loop, exported), "train/tokens_per_second": tokens_per_second},

@@ -153,7 +153,12 @@ class TrainSettings(Settings):
     """Functions `module:function` of (loss, logits, labels) -> {name: number}, called on the held-out rows; see
     trainables/_watching.py. Each number is logged as train/NAME."""
     log_gradients: bool = Field(False, json_schema_extra=EXECUTION)
-    """Keep the norm of every part's gradient at every step, before clipping."""
+    """Keep the norm of every part's gradient at every step that is logged, before clipping."""
+    log_position_gradients: bool = Field(False, json_schema_extra=EXECUTION)
+    """Keep the norm of the gradient that reaches each of the first positions of a sequence, at the embeddings and
+    behind every layer, at up to 64 steps of the training."""
+    log_every: int = Field(1, ge=1, json_schema_extra=EXECUTION)
+    """Steps between the points that are kept and reported; a point's loss is the mean over the steps since the last."""
     save_total_limit: int = Field(1, ge=1, json_schema_extra=EXECUTION)
     """Checkpoints kept, the newest ones."""
     save_every: Annotated[int, Field(ge=1)] | Literal["epoch", "end"] = Field("epoch", json_schema_extra=EXECUTION)

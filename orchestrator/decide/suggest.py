@@ -24,6 +24,7 @@ ALIASES = {
     "warmup_steps": "warmup_ratio",
     "save_strategy": "save_every",
     "save_steps": "save_every",
+    "logging_steps": "log_every",
     "eval_strategy": "heldout_every",
     "evaluation_strategy": "heldout_every",
     "eval_steps": "heldout_every",

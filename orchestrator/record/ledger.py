@@ -196,7 +196,8 @@ def journal(root: Path, **entry: Any) -> None:
 
 def without_points(train: dict[str, Any]) -> dict[str, Any]:
     """train.json without its per-step lists, as a record keeps it."""
-    return {key: value for key, value in train.items() if key not in ("steps", "gradients", "preview")}
+    lists = ("steps", "gradients", "position_gradients", "preview")
+    return {key: value for key, value in train.items() if key not in lists}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -224,7 +224,7 @@ class Experiment:
             self.shown.update(
                 record.id,
                 state=State.TRAINED,
-                step=len(row.train.get("steps", [])) or None,
+                step=next((point["step"] for point in row.train.get("steps", [])[-1:]), None),
                 steps=summary.get("total_steps"),
                 loss=row.train.get("metrics", {}).get("train/loss"),
                 tokens_per_second=row.train.get("tokens_per_second"),

@@ -150,3 +150,51 @@ def test_two_workers_measure_and_stop_as_one_does(tmp_path):
 def test_a_function_that_cannot_be_used_is_named(spec, said, tmp_path):
     with pytest.raises(ValueError, match=f"train.metrics: .*{said}"):
         fit(job(tmp_path, data=FEW, train={**GREEDY, "metrics": [spec], "heldout_every": 1}), LocalReporter())
+
+
+POSITIONS = {"epochs": 1, "global_batch": 8, "log_position_gradients": True}
+
+
+def test_gradients_by_position_do_not_depend_on_how_a_batch_is_split_and_change_no_weight(tmp_path):
+    found = {}
+    for name, train in {
+        "whole": {**POSITIONS, "micro_batch": 8},
+        "split": {**POSITIONS, "micro_batch": 2, "gradient_checkpointing": True},
+        "unwatched": {"epochs": 1, "global_batch": 8, "micro_batch": 8},
+    }.items():
+        found[name] = fit(job(tmp_path / name, data=dict(FEW), train=train), LocalReporter())
+    whole, split = found["whole"]["position_gradients"], found["split"]["position_gradients"]
+    assert [entry["step"] for entry in whole] == [point["step"] for point in found["whole"]["steps"]]
+    assert found["whole"]["position_gradient_rows"][2:] == [f"layer {number}" for number in range(4)]
+    for one, other in zip(whole[0]["norms"], split[0]["norms"], strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    assert "position_gradients" not in found["unwatched"]
+    weights = [tmp_path / name / "trial" / "export" / "model.safetensors" for name in ("whole", "unwatched")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_two_workers_tell_the_gradients_by_position_that_one_tells(tmp_path):
+    alone = fit(job(tmp_path / "alone", data=dict(FEW), train={**POSITIONS, "micro_batch": 8}), LocalReporter())
+    (content,) = fit_in_ranks(2, [(job(tmp_path, data=dict(FEW), train={**POSITIONS, "micro_batch": 2}), {})])
+    first = [found["position_gradients"][0]["norms"] for found in (content, alone)]
+    for one, other in zip(*first, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_longer_cadence_keeps_fewer_points_and_changes_no_result(tmp_path):
+    train = {"epochs": 2, "global_batch": 4, "micro_batch": 4, "log_gradients": True}
+    every = fit(job(tmp_path / "every", data=dict(FEW), train=train), LocalReporter())
+    reporter = LocalReporter(keep=tmp_path / "kept")
+    task = job(tmp_path, data=dict(FEW), train={**train, "log_every": 4, "save_every": 3})
+    fewer = fit(task, reporter)
+    total = every["summary"]["total_steps"]
+    steps = [*range(4, total, 4), total]
+    assert [point["step"] for point in fewer["steps"]] == [entry["step"] for entry in fewer["gradients"]] == steps
+    assert [point["step"] for point in reporter.points if "loss" in point] == steps
+    for name in ("train/loss", "train/heldout_loss"):
+        assert fewer["metrics"][name] == every["metrics"][name]
+    assert (fewer["tokens"], fewer["targets"]) == (every["tokens"], every["targets"])
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, LocalReporter(keep=tmp_path / "kept", stop_after=3))
+    resumed = fit(task, LocalReporter(resume=tmp_path / "kept" / "checkpoint-3"))
+    assert [point["loss"] for point in resumed["steps"]] == [point["loss"] for point in fewer["steps"]]

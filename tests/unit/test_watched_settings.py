@@ -78,6 +78,8 @@ def test_what_is_measured_on_held_out_rows_needs_some(text, key, said):
     ("train: {best_metric: accuracy}", "train.best_metric", "must be train/heldout_loss, or train/NAME"),
     ("train: {load_best_model_at_end: true}", "train.load_best_model_at_end", "Did you mean keep?"),
     ("train: {eval_steps: 5}", "train.eval_steps", "Did you mean heldout_every?"),
+    ("train: {save_steps: 5}", "train.save_steps", "Did you mean save_every?"),
+    ("train: {logging_steps: 5}", "train.logging_steps", "Did you mean log_every?"),
     ("model: {path: m, pad_token: [PAD]}", "model.pad_token", 'Put it in quotes: "[PAD]"'),
 ])  # fmt: skip
 def test_what_cannot_be_watched_is_a_mistake(text, key, said):
