@@ -1,10 +1,15 @@
 """The turn that an eval asks for: what stands before it in a conversation, and what really followed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from evals._rows import Reverse, arranged
-from evals._types import Message
+from evals._rows import Reverse, arranged, keys_of, messages_of, read_rows, single_turn_of
+from evals._types import DataError, Message, Subject
+
+Role = Literal["assistant", "user"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,60 @@ def transcript(messages: Sequence[Message]) -> str:
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The turns of a file as a subject is asked for them."""
+
+    turns: list[Turn]
+    prompts: list[list[int]]
+    """Ids up to where the turn would begin, one list per turn."""
+    refused: dict[str, int]
+    """What the chat template said against a row -> how many rows; these are not among the turns."""
+
+
+def next_turns(
+    rows: Sequence[dict[str, Any]], place: str, role: Role, n: int | None = None, reverse: Reverse = "auto"
+) -> list[Turn]:
+    """The first `n` turns of `role` to generate. Rows with a `prompt` are one user message with no reference but their
+    `reference` or `response`, where given. Raises DataError for a row that is neither that nor a conversation."""
+    turns: list[Turn] = []
+    for number, (key, row) in enumerate(zip(keys_of(rows), rows, strict=True), start=1):
+        if isinstance(row.get("prompt"), str) and "conversations" not in row and "messages" not in row:
+            if role == "assistant":
+                real = row.get("reference", row.get("response"))
+                turns.append(
+                    Turn(key, [{"role": "user", "content": row["prompt"]}], real if isinstance(real, str) else None)
+                )
+        else:
+            messages = messages_of(row, f"{place}: row {number}")
+            before, reference = split_turn(messages, role, reverse, single_turn_of(row))
+            if reference is not None:
+                turns.append(Turn(key, before, reference))
+        if len(turns) == n:
+            break
+    return turns
+
+
+def ask(
+    subject: Subject, data: Path, role: Role = "assistant", n: int | None = None, reverse: Reverse = "auto"
+) -> Asked:
+    """The next turns of a file, rendered for the subject. Raises DataError where there is none to ask for."""
+    found = next_turns(read_rows(data), str(data), role, n, reverse)
+    if not found:
+        raise DataError(f"{data}: no row has a turn of role {role!r} to put beside a generated one.")
+    turns: list[Turn] = []
+    prompts: list[list[int]] = []
+    refused = Counter[str]()
+    for turn in found:
+        try:
+            prompts.append(list(subject.tokenize(subject.prompt(turn.messages, role))))
+        except ValueError as error:
+            # A chat template may refuse an order of roles; the other rows can still be looked at.
+            refused[str(error)] += 1
+        else:
+            turns.append(turn)
+    if not turns:
+        raise DataError(f"{data}: the chat template refuses all {len(found)} rows: {', '.join(refused)}.")
+    return Asked(turns, prompts, dict(refused))

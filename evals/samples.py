@@ -1,19 +1,28 @@
-"""Answers to look at: the next turn of a role, generated greedily, beside the real one. A table, not a score."""
+"""Answers to look at: the next turn of a role, generated greedily, beside the real one and the base's.
 
-from collections import Counter
+Where rows have the real turn, ROUGE-L and BLEU say how near the generated ones come to it. The base answers the same
+prompts with its own weights, so that its words stand beside the trial's; its numbers are those of its own row.
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from evals._turns import Turn, split_turn, transcript
-from evals._types import EXECUTION, DataError, Direction, Metric, Result, Settings, Subject
+from evals._turns import Asked, ask, transcript
+from evals._types import EXECUTION, DataError, Direction, Metric, Result, Rows, Subject
 
-VERSION = 2
+if TYPE_CHECKING:
+    from evals._generate import Answer
+
+VERSION = 3
+WITH_BASE = True
+FACTS = ("samples/answered", "samples/finished")
+COMPARED = ("samples/rouge_l", "samples/bleu")
 
 
-class Config(Settings):
+class Config(Rows):
     """The `samples` block under `evals`."""
 
     data: str = "heldout"
@@ -31,90 +40,97 @@ class Config(Settings):
 
 
 def metrics(config: Config) -> dict[str, Direction]:
-    """Two facts about the answers, so that an empty table explains itself; neither judges what they say."""
-    return {"samples/answered": "max", "samples/finished": "max"}
+    """Two facts about the answers, so that an empty table explains itself, and two comparisons with the real turns,
+    which are there where some row has one."""
+    return dict.fromkeys((*FACTS, *COMPARED), "max")
 
 
 def harness() -> str:
-    """Scored by our own code."""
-    return ""
+    """The libraries that compare texts, with their versions."""
+    from importlib.metadata import version
+
+    return ", ".join(f"{name} {version(name)}" for name in ("rouge-score", "sacrebleu"))
 
 
 def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
     """Generate the next turn of `config.role` for the first rows that have one.
 
-    `samples/answered`: share of answers that are not blank; `samples/finished`: share that the model ended itself.
-    Raises DataError when no row has such a turn.
+    `samples/answered`: share of answers that are not blank; `samples/finished`: share that the model ended itself;
+    `samples/rouge_l` and `samples/bleu` against the real turns. Raises DataError when no row has such a turn.
     """
-    from evals._generate import greedy
-    from evals._rows import read_rows
-
     if data is None:
         raise DataError(f"samples.data: must be `heldout` or a file that is here (got {config.data!r}).")
-    turns = next_turns(read_rows(data), str(data), config)
-    if not turns:
-        raise DataError(f"{data}: no row has a turn of role {config.role!r} to put beside a generated one.")
-    prompts, refused = [], Counter[str]()
-    for turn in turns:
-        try:
-            prompts.append((turn, subject.tokenize(subject.prompt(turn.messages, config.role))))
-        except ValueError as error:
-            # A chat template may refuse an order of roles; the other rows can still be looked at.
-            refused[str(error)] += 1
-    if not prompts:
-        raise DataError(f"{data}: the chat template refuses all {len(turns)} rows: {', '.join(refused)}.")
-    answers = greedy(subject, [ids for _, ids in prompts], config.max_new_tokens, config.batch_size)
-    samples: list[dict[str, Any]] = []
-    for (turn, _), answer in zip(prompts, answers, strict=True):
-        said, ended = bool(answer.text.strip()), answer.finish != "length"
-        samples.append(
-            {
-                "key": turn.key,
-                "paired": True,
-                "prompt": transcript(turn.messages),
-                "role": config.role,
-                "answer": answer.text,
-                "reference": turn.reference,
-                "tokens": answer.tokens,
-                "finish": answer.finish,
-                "prompt_cut": answer.is_cut,
-                "scores": {
-                    "samples/answered": {"sum": int(said), "count": 1},
-                    "samples/finished": {"sum": int(ended), "count": 1},
-                },
-            }
-        )
-    found = {name: _share([sample["scores"][name]["sum"] for sample in samples]) for name in metrics(config)}
+    asked = ask(subject, data, config.role, config.n, config.reverse)
+    answers = _answers(subject, asked, config)
+    samples = [
+        {
+            "key": turn.key,
+            "paired": True,
+            "prompt": transcript(turn.messages),
+            "role": config.role,
+            "answer": answer.text,
+            "reference": turn.reference,
+            "tokens": answer.tokens,
+            "finish": answer.finish,
+            "prompt_cut": answer.is_cut,
+            "scores": {
+                "samples/answered": {"sum": int(bool(answer.text.strip())), "count": 1},
+                "samples/finished": {"sum": int(answer.finish != "length"), "count": 1},
+            },
+        }
+        for turn, answer in zip(asked.turns, answers, strict=True)
+    ]
     lengths = sorted(answer.tokens for answer in answers)
-    table = {"mean": sum(lengths) / len(lengths), "shortest": lengths[0], "longest": lengths[-1]}
-    return Result(found, samples, {"tokens": table, "refused": dict(refused)})
+    tables: dict[str, Any] = {
+        "tokens": {"mean": sum(lengths) / len(lengths), "shortest": lengths[0], "longest": lengths[-1]},
+        "refused": asked.refused,
+        **_compare(samples),
+    }
+    with subject.base() as base:
+        if base is not None:
+            _put_beside(samples, base, config, data)
+    found = {name: scores for name in metrics(config) if (scores := _scores(samples, name))}
+    return Result({name: _mean(scores) for name, scores in found.items()}, samples, tables)
 
 
-def _share(values: Sequence[int]) -> Metric:
+def _answers(subject: Subject, asked: Asked, config: Config) -> "list[Answer]":
+    from evals._generate import greedy
+
+    return greedy(subject, asked.prompts, config.max_new_tokens, config.batch_size)
+
+
+def _compare(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put ROUGE-L and BLEU into the scores of the samples that have a reference; returns the table of BLEU."""
+    from evals._text_scores import bleu, rouge_l
+
+    kept = [sample for sample in samples if sample["reference"] is not None]
+    if not kept:
+        return {}
+    texts, wanted = [sample["answer"] for sample in kept], [sample["reference"] for sample in kept]
+    compared = bleu(texts, wanted)
+    for sample, nearness, share in zip(kept, rouge_l(texts, wanted), compared.shares, strict=True):
+        sample["scores"] |= {
+            "samples/rouge_l": {"sum": nearness, "count": 1},
+            "samples/bleu": {"sum": share, "count": 1},
+        }
+    return {"bleu": {"signature": compared.signature, "score": compared.score, "n": len(kept)}}
+
+
+def _put_beside(samples: Sequence[dict[str, Any]], base: Subject, config: Config, data: Path) -> None:
+    asked = ask(base, data, config.role, config.n, config.reverse)
+    said = {turn.key: answer for turn, answer in zip(asked.turns, _answers(base, asked, config), strict=True)}
+    for sample in samples:
+        if sample["key"] in said:
+            answer = said[sample["key"]]
+            sample |= {"base_answer": answer.text, "base_tokens": answer.tokens, "base_finish": answer.finish}
+
+
+def _scores(samples: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [sample["scores"][name]["sum"] for sample in samples if name in sample["scores"]]
+
+
+def _mean(values: Sequence[float]) -> Metric:
     from evals._stats import mean
 
     estimate = mean(values)
     return Metric(estimate.value, "max", n=len(values), stderr=estimate.stderr_or_none)
-
-
-def next_turns(rows: Sequence[dict[str, Any]], place: str, config: Config) -> list[Turn]:
-    """The first `config.n` turns to generate. Rows with a `prompt` are one user message with no reference but their
-    `reference` or `response`, where given. Raises DataError for a row that is neither that nor a conversation."""
-    from evals._rows import keys_of, messages_of, single_turn_of
-
-    turns: list[Turn] = []
-    for number, (key, row) in enumerate(zip(keys_of(rows), rows, strict=True), start=1):
-        if isinstance(row.get("prompt"), str) and "conversations" not in row and "messages" not in row:
-            if config.role == "assistant":
-                real = row.get("reference", row.get("response"))
-                turns.append(
-                    Turn(key, [{"role": "user", "content": row["prompt"]}], real if isinstance(real, str) else None)
-                )
-        else:
-            messages = messages_of(row, f"{place}: row {number}")
-            before, reference = split_turn(messages, config.role, config.reverse, single_turn_of(row))
-            if reference is not None:
-                turns.append(Turn(key, before, reference))
-        if len(turns) == config.n:
-            break
-    return turns

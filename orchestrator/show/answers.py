@@ -72,11 +72,11 @@ class CountGain:
 
 @dataclass(frozen=True)
 class Turn:
-    """A real turn beside the generated ones of several models (label, text)."""
+    """A real turn, where the data has it, beside the generated ones of several models (label, text)."""
 
     key: str
     prompt: str
-    reference: str
+    reference: str | None
     answers: tuple[tuple[str, str], ...]
 
 
@@ -165,14 +165,14 @@ def count_gains(base: Row, trial: Row) -> list[CountGain]:
 
 
 def next_turns(rows: list[Row], many: int = 3) -> list[Turn]:
-    """Turns that have a real text beside the generated ones, the first in the order of the data."""
-    found: dict[str, Turn] = {}
+    """Turns that were generated beside the real text, or where that may be missing, the first in the data's order."""
+    found: dict[tuple[str, str], Turn] = {}
     for row in rows:
-        for sample in (sample for samples in row.samples.values() for sample in samples):
-            if isinstance(sample.get("reference"), str) and isinstance(sample.get("answer"), str):
-                key = str(sample["key"])
-                known = found.get(key) or Turn(key, str(sample.get("prompt", "")), sample["reference"], ())
+        for name, sample in ((name, sample) for name, samples in row.samples.items() for sample in samples):
+            if "reference" in sample and isinstance(sample.get("answer"), str):
+                key, real = str(sample["key"]), sample["reference"]
+                known = found.get((name, key)) or Turn(key, str(sample.get("prompt", "")), real, ())
                 answers = (*known.answers, (row.label, sample["answer"]))
-                found[key] = Turn(key, known.prompt, known.reference, answers)
+                found[name, key] = Turn(key, known.prompt, known.reference, answers)
     complete = sorted(found.values(), key=lambda turn: -len(turn.answers))
     return complete[:many]

@@ -264,7 +264,10 @@ def _turns(results: Results, found: Findings) -> Section | None:
             title=f"Conversation {turn.key}",
             note="",
             prompt=turn.prompt,
-            answers=(("real", "", turn.reference), *((label, "", answer) for label, answer in turn.answers)),
+            answers=(
+                *([("real", "", turn.reference)] if turn.reference is not None else []),
+                *((label, "", answer) for label, answer in turn.answers),
+            ),
         )
         for turn in turns
     )

@@ -433,6 +433,19 @@ def test_next_turns_stand_beside_the_real_one() -> None:
     assert [label for label, _ in turn.answers] == ["base", "assistant", "user"]
 
 
+def test_the_base_stands_beside_the_trials_on_prompts_without_a_real_turn_and_evals_are_not_mixed() -> None:
+    rows = masking_results().rows[:2]
+    for model in rows:
+        (name,) = [name for name, samples in model.samples.items() if any("reference" in sample for sample in samples)]
+        for sample in model.samples[name]:
+            sample["reference"] = None
+        model.samples["other"] = [{**sample, "answer": f"other {model.label}"} for sample in model.samples[name]]
+    turn, *rest = next_turns(rows, many=1000)
+    assert turn.reference is None
+    assert [label for label, _ in turn.answers] == ["base", "assistant"]
+    assert all(len({text.startswith("other") for _, text in found.answers}) == 1 for found in (turn, *rest))
+
+
 def test_every_metric_of_base_and_best_is_compared() -> None:
     results = tuning_results(n=40)
     lines = improvements(results, find(results))

@@ -4,7 +4,7 @@ import pytest
 
 from evals import samples
 from evals._rows import PREDICTOR
-from evals._turns import split_turn
+from evals._turns import next_turns, split_turn
 from evals._types import DataError
 from tests.tiny_subject import tiny_subject
 
@@ -64,11 +64,11 @@ def test_in_order_never_turns_an_exchange_round():
 def test_rows_are_cleaned_and_judged_as_in_training(tmp_path):
     user, assistant = SINGLE
     rows = [{"messages": [assistant, user]}, {"messages": SINGLE, "single_turn": False}, {"messages": [user, *SINGLE]}]
-    one, two, three = samples.next_turns(rows, "rows", samples.Config(role="user"))
+    one, two, three = next_turns(rows, "rows", "user")
     predictor = {"role": "system", "content": PREDICTOR}
     assert (one.messages, one.reference) == ([assistant], "Hello?")
     assert two.messages == three.messages == [predictor]
-    (asked,) = samples.next_turns([{"messages": [user, *MULTI[2:]]}], "rows", samples.Config())
+    (asked,) = next_turns([{"messages": [user, *MULTI[2:]]}], "rows", "assistant")
     assert asked.messages == [MULTI[2]]
 
 
@@ -113,3 +113,34 @@ def test_data_without_such_a_turn_is_an_error(subject, tmp_path):
     data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE[:1]}])
     with pytest.raises(DataError, match="no row has a turn of role 'assistant'"):
         samples.run(subject, samples.Config(), data, tmp_path)
+
+
+def test_the_base_answers_the_same_prompts_beside_the_trial(tmp_path):
+    from dataclasses import replace
+
+    data = write(tmp_path / "rows.jsonl", [{"messages": SINGLE}, {"messages": MULTI}])
+    config = samples.Config(max_new_tokens=5)
+    base = tiny_subject(seed=1)
+    beside = samples.run(replace(tiny_subject(), untouched=base), config, data, tmp_path)
+    alone, of_base = (samples.run(each, config, data, tmp_path) for each in (tiny_subject(), base))
+    assert [sample["base_answer"] for sample in beside.samples] == [sample["answer"] for sample in of_base.samples]
+    assert [sample["answer"] for sample in beside.samples] == [sample["answer"] for sample in alone.samples]
+    assert "base_answer" not in alone.samples[0]
+    assert beside.metrics == alone.metrics
+
+
+def test_answers_are_compared_with_the_real_turns_where_there_are_any(subject, tmp_path):
+    from sacrebleu.metrics.bleu import BLEU
+
+    said = samples.run(
+        subject, samples.Config(max_new_tokens=12), write(tmp_path / "a.jsonl", [{"prompt": "Go on"}]), tmp_path
+    )
+    assert set(said.metrics) == {"samples/answered", "samples/finished"}, "nothing to compare with"
+    rows = [{"prompt": "Go on", "reference": said.samples[0]["answer"]}, {"prompt": "Go on"}, {"prompt": "Now"}]
+    rows[2]["reference"] = "the quick brown fox runs"
+    found = samples.run(subject, samples.Config(max_new_tokens=12), write(tmp_path / "b.jsonl", rows), tmp_path)
+    first, none, other = found.samples
+    assert "samples/bleu" not in none["scores"]
+    assert found.metrics["samples/bleu"].n == found.metrics["samples/rouge_l"].n == 2
+    whole = BLEU().corpus_score([first["answer"], other["answer"]], [[first["reference"], other["reference"]]]).score
+    assert found.metrics["samples/bleu"].value == pytest.approx(whole)
