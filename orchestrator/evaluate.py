@@ -134,7 +134,9 @@ def as_exported(folder: Path, exported: dict[str, Any]) -> dict[str, Any]:
     kept = ("path", "name", "split", "revision", "max_rows", "max_rounds", "heldout", "heldout_seed")
     rows = {key: data[key] for key in kept if data.get(key) is not None}
     rows |= {"format": exported["format"]} if exported.get("format") else {}
-    return {**content, "model": model, "data": {**rows, "bos": exported.get("bos", "template")}}
+    bos = {"bos": exported.get("bos", "template")}
+    bos |= {"bos_token": exported["bos_token"]} if "bos_token" in exported else {}
+    return {**content, "model": model, "data": {**rows, **bos}}
 
 
 def _settings_file(folder: Path) -> Path:

@@ -44,14 +44,18 @@ class Registry:
     def blocks(self, method: str) -> dict[str, type[BaseModel]]:
         """The blocks of the sweep file that a method reads, by name.
 
-        Its own Config under its own name, where that has fields, and what its `BLOCKS` names besides (a block shared by
-        several methods, such as `deepspeed`).
+        Its own Config, where that has fields, under its own name or the one that its `BLOCK` gives (a block of the same
+        settings), and what its `BLOCKS` names besides (a block shared by several methods, such as `deepspeed`).
         """
         if method == NO_METHOD:
             return {}
         module = self.method(method)
-        own = {method: module.Config} if module.Config.model_fields else {}
+        own = {self.own_block(method): module.Config} if module.Config.model_fields else {}
         return {**own, **getattr(module, "BLOCKS", {})}
+
+    def own_block(self, method: str) -> str:
+        """Name of the block that holds a method's own Config."""
+        return method if method == NO_METHOD else str(getattr(self.method(method), "BLOCK", method))
 
     def all_blocks(self) -> dict[str, type[BaseModel]]:
         """The blocks of every method together."""

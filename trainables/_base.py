@@ -19,7 +19,12 @@ def base_of(subject: Loaded) -> Iterator[Loaded | None]:
         yield None
     elif _lies_on_base(subject):
         with _bare(subject) as model:
-            yield load(subject.base_folder, model)
+            base = load(subject.base_folder, model)
+            try:
+                yield base
+            finally:
+                if base.scaling is not None:
+                    base.scaling.remove()
     else:
         with _set_aside(subject.model, subject.device):
             base = load(subject.base_folder)
@@ -61,7 +66,7 @@ def _bare(subject: Loaded) -> Iterator[Any]:
     """The model inside the adapter, with neither adapter nor scaling; both are on again afterwards."""
     adapted = subject.model
     trained = {name: parameter.requires_grad for name, parameter in adapted.named_parameters()}
-    scaling = getattr(subject, "scaling", None)
+    scaling = subject.scaling
     if scaling is not None:
         scaling.remove()
     try:

@@ -125,8 +125,8 @@ def prepare(data: DataSettings, tokenizer: Any, cache: Path, content: str | None
         rows=dict(entry.about["rows"]),
         tokens=int(train.lengths.sum()),
         targets=int(train.target_counts.sum()),
-        notes=[*notes(tokenizer), *entry.about["notes"]],
-        bos=bos_id(tokenizer) if data.bos == "always" else None,
+        notes=[*notes(tokenizer, data.bos_token), *entry.about["notes"]],
+        bos=bos_id(tokenizer, data.bos_token) if data.bos == "always" else None,
     )
 
 
@@ -253,12 +253,19 @@ def collate(
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def front(prepared: Prepared, tokenizer: Any) -> tuple[int | None, str | None]:
+    """Id and text of the token that stands in front of every row; (None, None) where none is put there."""
+    if prepared.bos is None:
+        return None, None
+    return prepared.bos, str(tokenizer.convert_ids_to_tokens(prepared.bos))
+
+
 def preview(prepared: Prepared, tokenizer: Any, count: int) -> list[dict[str, Any]]:
     """The first `count` training rows as they are trained on; see `preview_row` for the keys."""
 
     def shown() -> Iterator[dict[str, Any]]:
         for index in range(min(count, len(prepared.train))):
             row = prepared.train[index]
-            yield preview_row(row, tokenizer, number=int(prepared.train.numbers[index]))
+            yield preview_row(row, tokenizer, number=int(prepared.train.numbers[index]), bos=prepared.bos)
 
     return list(shown())

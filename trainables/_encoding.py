@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from trainables._settings import DataSettings
-from trainables._tokenizer import bos_id, edges, puts_bos
+from trainables._tokenizer import edges, leading_ids, puts_bos
 from trainables.core.conversations import PLAIN, RowRefused, is_plain
 from trainables.core.masking import ROLE_CODES, Counter, Marked, Tokens, content_spans, cut, mark, message_spans
 from trainables.core.rendering import Renderer, TemplateRefused, template_renderer
@@ -56,16 +56,21 @@ class Encoder:
     def __init__(self, tokenizer: Any, data: DataSettings) -> None:
         self.writer = writer_of(tokenizer)
         self.data = data
-        self.bos = bos_id(tokenizer) if data.bos == "always" else None
+        self.leading = leading_ids(tokenizer, data.bos_token) if data.bos == "always" else ()
+        self.bos = self.leading[0] if self.leading else None
         self.notes: list[str] = []
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> Marked:
         """Ids and targets of one conversation. Raises RowRefused when the template refuses it or no target is left."""
         whole = self.mark(messages)
-        marked = cut(whole, self.data.max_length, self.data.truncation_side, self.bos)
+        marked = self.cut(whole)
         if not marked.targets.any():
             raise RowRefused("no target within max_length" if whole.targets[1:].any() else "no target")
         return marked
+
+    def cut(self, marked: Marked) -> Marked:
+        """The row at its longest, with its BOS in front."""
+        return cut(marked, self.data.max_length, self.data.truncation_side, self.bos, self.leading)
 
     def mark(self, messages: Sequence[Mapping[str, str]]) -> Marked:
         """The whole conversation, not cut, with every position of the spans that count."""
@@ -131,6 +136,7 @@ def encode_conversation(
     max_length: int = 2048,
     truncation_side: str = "right",
     bos: str = "template",
+    bos_token: str = "auto",
     format: str | None = None,
 ) -> EncodedConversation:
     """Render and mark one conversation in the order given, as training does; no token may count, which is no error
@@ -146,9 +152,10 @@ def encode_conversation(
             "max_length": max_length,
             "truncation_side": truncation_side,
             "bos": bos,
+            "bos_token": bos_token,
             "format": format,
         }
     )
     encoder = Encoder(tokenizer, data)
-    marked = cut(encoder.mark(messages), max_length, data.truncation_side, encoder.bos)
+    marked = encoder.cut(encoder.mark(messages))
     return EncodedConversation(marked.ids.tolist(), marked.targets.tolist())

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables._settings import Job, ModelSettings
+
+if TYPE_CHECKING:
+    from trainables._scaling import Scaling
 
 DESCRIPTION = "export.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,6 +36,7 @@ def describe(
         **_spread(job.model),
         "tokenizer": job.model.tokenizer,
         "bos": job.data.bos,
+        **_bos_token(job.data.bos_token),
         "dtype": dtype,
         "attention": job.model.attention,
         "trust_remote_code": job.model.trust_remote_code,
@@ -51,6 +55,7 @@ def reference(
     max_length: int | None = None,
     quantization: dict[str, Any] | None = None,
     format: str | None = None,
+    bos_token: str = "auto",
 ) -> dict[str, Any]:
     """The content of export.json for a model that exists already: it is pointed to, not copied."""
     # Only where it is read with fewer bits, so that other references keep their hash.
@@ -66,6 +71,7 @@ def reference(
         "chat_template": model.chat_template,
         "tokenizer": model.tokenizer,
         "bos": bos,
+        **_bos_token(bos_token),
         "dtype": model.dtype,
         "attention": model.attention,
         "trust_remote_code": model.trust_remote_code,
@@ -82,6 +88,11 @@ def _spread(model: ModelSettings) -> dict[str, Any]:
 def _format(format: str | None) -> dict[str, str]:
     """The format string that stands in for a chat template; absent where there is none, as it always was."""
     return {} if format is None else {"format": format}
+
+
+def _bos_token(token: str) -> dict[str, str]:
+    """The token in front of every row; absent where it is the tokenizer's, as it always was."""
+    return {} if token == "auto" else {"bos_token": token}
 
 
 def content_hash(folder: Path) -> str:
@@ -137,6 +148,22 @@ class Loaded:
     environment: Mapping[str, str] = field(default_factory=dict)
     base_folder: Path | None = None
     """Export of the untouched model that this one is compared with."""
+    scaling: "Scaling | None" = None
+    """The scaling that is on the model, where it was trained with one."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the token that a text begins with, where it begins with one."""
+        from trainables._tokenizer import bos_id
+
+        if self.bos == "always":
+            return bos_id(self.tokenizer, self._bos_token)
+        found = self.tokenizer.bos_token_id
+        return None if found is None else int(found)
+
+    @property
+    def _bos_token(self) -> str:
+        return str(self.description.get("bos_token", "auto"))
 
     def prompt(self, messages: Sequence[Mapping[str, str]], role: str = "assistant") -> str:
         """The rendered text up to where `role` would begin to speak next."""
@@ -196,10 +223,10 @@ class Loaded:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a rendered text under the BOS rule."""
-        from trainables._tokenizer import bos_id
+        from trainables._tokenizer import leading_ids
 
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return with_bos(ids, bos_id(self.tokenizer), self.bos)
+        return with_bos(ids, leading_ids(self.tokenizer, self._bos_token), self.bos)
 
     def encode(
         self,
@@ -218,6 +245,7 @@ class Loaded:
             mask_span=mask_span,
             max_length=min(max_length or self.max_length, self.max_length),
             bos=self.bos,
+            bos_token=self._bos_token,
             format=self.description.get("format"),
         )
 
@@ -230,11 +258,23 @@ class Loaded:
             yield found
 
 
-def with_bos(ids: list[int], bos_id: int | None, rule: str) -> list[int]:
-    """Apply the BOS rule: `always` means exactly one in front, never two."""
-    if rule != "always" or bos_id is None or ids[:1] == [bos_id]:
+def with_bos(ids: list[int], leading: Sequence[int], rule: str) -> list[int]:
+    """Apply the BOS rule: `always` means exactly one in front, the first of `leading`, in the place of all of them that
+    stand there."""
+    if rule != "always" or not leading:
         return ids
-    return [bos_id, *ids]
+    first = next((place for place, index in enumerate(ids) if index not in leading), len(ids))
+    return [leading[0], *ids[first:]]
+
+
+def scaling_of(folder: Path, description: Mapping[str, Any]) -> "Scaling | None":
+    """The scaling that an export was trained with; a reference has that of the adapter or model it points to."""
+    from trainables._scaling import Scaling
+
+    if description["kind"] != "reference":
+        return Scaling.read(folder)
+    pointed = [Path(path) for path in (description.get("adapter"), description["base"]["path"]) if path]
+    return next((found for path in pointed if (found := Scaling.read(path)) is not None), None)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -295,6 +335,9 @@ def load(folder: Path, model: Any = None) -> Loaded:
 
             fit_vocabulary(model, tokenizer)
             model = put_on(model, adapter)
+    scaling = scaling_of(folder, description)
+    if scaling is not None:
+        scaling.install(model)
     model.eval()
     model.config.use_cache = True
     limit = getattr(model.config, "max_position_embeddings", None) or 2048
@@ -307,6 +350,7 @@ def load(folder: Path, model: Any = None) -> Loaded:
         stop_token_ids=tuple(stop_token_ids(tokenizer)),
         bos=description["bos"],
         stop_strings=stop_strings(tokenizer),
+        scaling=scaling,
         description=description,
         environment={
             "device": placement.device,

@@ -10,11 +10,15 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trainables._bos_zero import merge_mistake, scaling_block, with_bos_rule
 from trainables._record import Built, record, write_json
 from trainables._settings import Job, Reporter, Settings
 from trainables.core.batches import batch_shape
+
+if TYPE_CHECKING:
+    from trainables._scaling import Scaling
 
 BEST = "best-"
 """Name of the folder, before the step, that holds the export of the best measurement until the training ends."""
@@ -28,7 +32,12 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     from trainables._merge import merge_as_asked
     from trainables._sharding import session
 
-    config: Settings = import_module(f"trainables.{job.method}").Config(**job.blocks.get(job.method, {}))
+    job = with_bos_rule(job)
+    method = import_module(f"trainables.{job.method}")
+    own = getattr(method, "BLOCK", job.method)
+    config: Settings = method.Config(**job.blocks.get(own, {}))
+    if mistake := merge_mistake(config, scaling_block(job)):
+        raise ValueError(f"{own}.{mistake[0]}: {mistake[2]} (got {mistake[1]!r}).")
     with session(job, reporter.rank, reporter.world_size):
         content = _fit(job, reporter, config)
     # After the session, where ZeRO-3 divides a model that is read among workers that read none; and no worker waits for
@@ -42,7 +51,7 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     from transformers import set_seed
 
-    from trainables._data import prepare
+    from trainables._data import front, prepare
     from trainables._loop import Loop
     from trainables._merge import scored
     from trainables._model import place
@@ -65,7 +74,9 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     # Fresh weights of an adapter must not depend on whether the rows came from the cache.
     set_seed(job.seed)
     quantization = method.quantization(config) if hasattr(method, "quantization") else None
-    model = _build(job, config, placement, tokenizer, quantization)
+    model, loop.scaling = _build(job, config, placement, tokenizer, quantization)
+    if loop.scaling is not None:
+        loop.scaling.bos, loop.scaling.pad_id = front(prepared, tokenizer), tokenizer.pad_token_id
     built = Built.of(model)
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
@@ -84,6 +95,7 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
                 version=method.VERSION,
                 kind=kind,
                 quantization=quantization,
+                scaling=loop.scaling,
                 name=name,
             )
         trained.config.use_cache = False
@@ -110,18 +122,25 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     return content
 
 
-def _build(job: Job, config: Settings, placement: Any, tokenizer: Any, quantization: dict[str, Any] | None) -> Any:
-    """The model as the method trains it, read as `quantization` says or as the method wants to read it."""
+def _build(
+    job: Job, config: Settings, placement: Any, tokenizer: Any, quantization: dict[str, Any] | None
+) -> tuple[Any, "Scaling | None"]:
+    """The model as the method trains it, read as `quantization` says or as the method wants to read it, and the
+    scaling that is on it."""
     from trainables._model import fit_vocabulary, load_model, special_ids
+    from trainables._scaling import Scaling
 
     method = import_module(f"trainables.{job.method}")
     base = load_model(job.model, placement, method.reading(config) if hasattr(method, "reading") else quantization)
+    block = scaling_block(job)
+    # Measured on the base's own table, before anything is added to it.
+    scaling = Scaling.of(block, base) if block is not None else None
     fit_vocabulary(base, tokenizer)
     model = method.build(base, config)
     for name, value in special_ids(tokenizer).items():
         if value is not None:
             setattr(model.config, name, value)
-    return model
+    return model, scaling.install(model) if scaling is not None else None
 
 
 def take_best(folder: Path, step: int) -> None:
@@ -169,6 +188,7 @@ def write_export(
     kind: str,
     quantization: dict[str, Any] | None,
     weights: dict[str, Any] | None = None,
+    scaling: "Scaling | None" = None,
     name: str = "export",
 ) -> Path:
     """Write an export whole: into a folder beside it, then renamed into place, so that half an export never exists.
@@ -186,6 +206,8 @@ def write_export(
     else:
         model.save_pretrained(fresh, state_dict=weights)
     tokenizer.save_pretrained(fresh)
+    if scaling is not None:
+        scaling.write(fresh)
     description = describe(job, kind=kind, dtype=dtype, version=version, tokenizer=tokenizer, quantization=quantization)
     write_json(fresh / "export.json", description)
     shutil.rmtree(target, ignore_errors=True)

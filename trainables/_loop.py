@@ -15,6 +15,7 @@ from trainables._gradients import recorded
 from trainables._model import Placement
 from trainables._order import Order, Rows
 from trainables._packing import PackedRows, check_borders, collate_packs
+from trainables._scaling import Scaling
 from trainables._settings import Job, Reporter
 from trainables._sharding import clip_and_tell, facts, join_group, layout, own_part, precision_and_sharding
 from trainables._watching import heldout_sums, load_functions
@@ -73,6 +74,9 @@ class Loop:
         self.heldout: list[dict[str, Any]] = []
         self.gradients = GradientLog(job.train, self.total_steps, reporter.world_size)
         self.functions = load_functions(job.train.metrics)
+        self.scaling: Scaling | None = None
+        """The scaling that is on the model, where the trial has one."""
+        self.scaled = (0, 0)
         self.write_best: Callable[[int], None] | None = None
         """Writes the weights as they are now, those of the best measurement so far; every rank calls it."""
         self.best_when_saved: int | None = None
@@ -98,6 +102,11 @@ class Loop:
             self.order.finished = True
         trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
         self._send(None, force=True)
+        self.scaled = self._scaled()
+
+    def _scaled(self) -> tuple[int, int]:
+        """How often the scaling ran in training, and on how many tokens: all ranks together, each of which calls it."""
+        return self.scaling.totals(self.reporter.world_size, self.placement.device) if self.scaling else (0, 0)
 
     def _resume(self) -> Path | None:
         """The checkpoint to go on from, with what was recorded until then; None where there is none to be read."""
@@ -114,6 +123,8 @@ class Loop:
             return None
         self.points, self.heldout = kept["steps"], kept["heldout"]
         self.gradients.resume(kept)
+        if self.scaling is not None and self.reporter.rank == 0:
+            self.scaling.count(*kept.get("scaled", (0, 0)))
         self.best_when_saved = self.best["step"] if self.best else None
         self.resumed_at = len(self.points)
         self._before_seconds = self.points[-1]["seconds"] if self.points else 0.0
@@ -277,10 +288,14 @@ class Loop:
     def begins(self, step: int) -> None:
         """Before the first forward pass of a step (from 1)."""
         self.gradients.before_step(step)
+        if self.scaling is not None:
+            self.scaling.step = step - 1
 
     def stepping(self, step: int) -> None:
         """Before the weights change: the gradients are those of the whole step (from 1)."""
         self.gradients.before_update(step, self.trainer.model)
+        if self.scaling is not None:
+            self.scaling.check()
 
     def should_measure(self, step: int) -> bool:
         """Whether the held-out rows are measured after this step; the last step always is."""
@@ -351,9 +366,10 @@ class Loop:
 
     def saved(self, step: int) -> None:
         """Hand a checkpoint of the Trainer over, each rank what it wrote, and drop the local copy."""
-        folder = self.scratch / f"checkpoint-{step}"
+        folder, scaled = self.scratch / f"checkpoint-{step}", self._scaled()
         if self.reporter.rank == 0:
-            kept = {"steps": self.points, "heldout": self.heldout, "layout": self.layout, **self.gradients.entries}
+            kept: dict[str, Any] = {"steps": self.points, "heldout": self.heldout, "layout": self.layout}
+            kept |= self.gradients.entries | {"scaled": scaled}
             (folder / POINTS_FILE).write_text(json.dumps(kept), encoding="utf-8")
         self.best_when_saved = self.best["step"] if self.best else None
         self.barrier()

@@ -10,8 +10,8 @@ OPEN, CLOSE = "⟦", "⟧"
 FIRST_TOKENS = 10
 
 
-def preview_row(row: Marked, tokenizer: Any, number: int) -> dict[str, Any]:
-    """One row as JSON.
+def preview_row(row: Marked, tokenizer: Any, number: int, bos: int | None = None) -> dict[str, Any]:
+    """One row as JSON. `bos`: the id that stands in front, where it is not what `bos_token: auto` would take.
 
     {"row": its number in the data as read, "text": with targets in ⟦ ⟧, "tokens", "targets",
      "first_tokens": [{"id", "token", "label"}] (ten), "bos": {"id", "token", "position", "label"} or null where none
@@ -36,7 +36,7 @@ def preview_row(row: Marked, tokenizer: Any, number: int) -> dict[str, Any]:
         "tokens": len(row),
         "targets": int(row.targets.sum()),
         "first_tokens": first,
-        "bos": _bos(ids, labels, tokenizer),
+        "bos": _bos(ids, labels, tokenizer, bos),
         "roles": roles,
     }
 
@@ -52,10 +52,10 @@ def marked_text(row: Marked, tokenizer: Any) -> str:
     return "".join(pieces)
 
 
-def _bos(ids: Sequence[int], labels: Sequence[int], tokenizer: Any) -> dict[str, Any] | None:
+def _bos(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, bos: int | None) -> dict[str, Any] | None:
     from trainables._tokenizer import bos_id
 
-    bos = bos_id(tokenizer)
+    bos = bos_id(tokenizer) if bos is None else bos
     if not ids or ids[0] != bos:
         return None
     return {"id": bos, "token": str(tokenizer.convert_ids_to_tokens(bos)), "position": 0, "label": labels[0]}

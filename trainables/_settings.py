@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainables.core.formats import parse_format
 
@@ -89,10 +89,22 @@ class DataSettings(Settings):
     """Pad each batch to its longest row, or always to `max_length` (for hardware that wants one shape)."""
     bos: Literal["template", "always"] = "template"
     """`template`: BOS only where the chat template writes it; `always`: exactly one BOS in front of every row."""
+    bos_token: str = Field("auto", min_length=1)
+    """For `bos: always`, the token in front: `auto` is the tokenizer's BOS, else its EOS, else its pad token; or the
+    text of one token of the vocabulary."""
     heldout: float = Field(0.05, ge=0.0, lt=1.0)
     """Share of the rows held out for validation."""
     heldout_seed: int = 0
     """Seed that chooses the held-out rows; the same for every trial, so that scores on them can be compared."""
+
+    @model_validator(mode="after")
+    def _bos_token_is_put_in_front(self) -> "DataSettings":
+        if self.bos_token != "auto" and self.bos == "template":
+            raise ValueError(
+                f"bos_token would be ignored with bos: template (got {self.bos_token!r}): use bos: always, or leave "
+                "bos_token out"
+            )
+        return self
 
     @field_validator("format")
     @classmethod

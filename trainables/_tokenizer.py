@@ -208,12 +208,37 @@ def stop_token_ids(tokenizer: Any) -> list[int]:
     return list(dict.fromkeys(index for index in found if index is not None))
 
 
-def bos_id(tokenizer: Any) -> int | None:
-    """The id that `data.bos: always` puts in front: the tokenizer's BOS, then its EOS, then its pad token."""
+def bos_id(tokenizer: Any, token: str = "auto") -> int | None:
+    """The id that `data.bos: always` puts in front: that of `data.bos_token`, or for `auto` the tokenizer's BOS, then
+    its EOS, then its pad token. Raises ValueError for a text that is not one token of the vocabulary."""
+    if token != "auto":
+        return _one_token(tokenizer, token)
     for index in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         if index is not None:
             return int(index)
     return None
+
+
+def _one_token(tokenizer: Any, token: str) -> int:
+    found = tokenizer.get_vocab().get(token)
+    if found is not None:
+        return int(found)
+    ids = list(tokenizer(token, add_special_tokens=False)["input_ids"])
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return int(ids[0])
+    pieces = ", ".join(repr(str(piece)) for piece in tokenizer.convert_ids_to_tokens(ids[:8]))
+    special = ", ".join(repr(str(name)) for name in tokenizer.all_special_tokens[:8]) or "none"
+    raise ValueError(
+        f"data.bos_token: {token!r} is not one token of the tokenizer's vocabulary (it gives {pieces or 'nothing'}). "
+        f"Name one, such as a special token ({special}), or use auto."
+    )
+
+
+def leading_ids(tokenizer: Any, token: str = "auto") -> tuple[int, ...]:
+    """What is taken away from the front of a row before `data.bos: always` puts its one BOS there: that BOS, and the
+    tokenizer's own, which a template or the tokenizer may have written."""
+    ids = (bos_id(tokenizer, token), tokenizer.bos_token_id)
+    return tuple(dict.fromkeys(int(index) for index in ids if index is not None))
 
 
 def puts_bos(tokenizer: Any) -> bool:
@@ -222,7 +247,7 @@ def puts_bos(tokenizer: Any) -> bool:
     return bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos]
 
 
-def notes(tokenizer: Any) -> list[str]:
+def notes(tokenizer: Any, bos_token: str = "auto") -> list[str]:
     """What a user should know about this tokenizer and its template, one line each."""
     found = []
     if tokenizer.chat_template == CHATML:
@@ -234,7 +259,9 @@ def notes(tokenizer: Any) -> list[str]:
                 f"chat template: the model has none, and the built-in ChatML's {' and '.join(missing)} are not in its "
                 "vocabulary: they are written as ordinary text, and no embedding is added"
             )
-    if tokenizer.bos_token_id is None and bos_id(tokenizer) is not None:
+    if bos_token != "auto":
+        found.append(f"bos: {bos_token!r} (id {bos_id(tokenizer, bos_token)}) stands in front of every row")
+    elif tokenizer.bos_token_id is None and bos_id(tokenizer) is not None:
         name = tokenizer.convert_ids_to_tokens(bos_id(tokenizer))
         found.append(f"bos: the tokenizer has no BOS token; `data.bos: always` takes {name!r}")
     return found

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainables._adapter_settings import AdapterSettings
+from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
 from trainables._settings import TrainSettings
 from trainables.core import adapters
@@ -16,7 +17,7 @@ VERSION = 1
 
 SUMMARY = "low-rank adapters beside the linear layers of a frozen base model"
 
-BLOCKS = PARALLEL
+BLOCKS = {**SCALING, **PARALLEL}
 
 EXPORT = "adapter"
 

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainables import lora
 from trainables._adapter_settings import AdapterSettings
+from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
 from trainables._settings import EXECUTION
 from trainables.core import adapters
@@ -17,7 +18,7 @@ VERSION = 1
 
 SUMMARY = "low-rank adapters beside a frozen base model that is read in 4 or 8 bits"
 
-BLOCKS = PARALLEL
+BLOCKS = {**SCALING, **PARALLEL}
 
 EXPORT = "adapter"
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
 from trainables._settings import Settings
 
@@ -11,7 +12,7 @@ VERSION = 1
 SUMMARY = "full-parameter supervised fine-tuning"
 
 
-BLOCKS = PARALLEL
+BLOCKS = {**SCALING, **PARALLEL}
 
 
 class Config(Settings):

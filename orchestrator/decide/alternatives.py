@@ -69,9 +69,10 @@ def _alternative(
 ) -> Alternative | None:
     """The first trial of the method, or one made of a typical other one; None where its settings mean nothing there."""
     own = next((trial for trial in trained if trial.method == method), None)
-    block = own.blocks.get(method, {}) if own else _borrowed(method, trained, registry)
+    name = registry.own_block(method)
+    block = own.blocks.get(name, {}) if own else _borrowed(method, trained, registry)
     like = _typical(trained)
-    settings = own or like.model_copy(update={"method": method, "blocks": {**like.blocks, method: block}})
+    settings = own or like.model_copy(update={"method": method, "blocks": {**like.blocks, name: block}})
     try:
         found = estimate(settings, rows=None, shapes=shapes, registry=registry)
     except ValueError:
@@ -100,7 +101,7 @@ def _borrowed(method: str, trained: list[TrialSettings], registry: Registry) -> 
     """Settings of a method that the sweep does not use: what a method with the same fields says, else the defaults."""
     config = registry.method(method).Config
     for trial in trained:
-        said = trial.blocks.get(trial.method, {})
+        said = trial.blocks.get(registry.own_block(trial.method), {})
         common = {name: value for name, value in said.items() if name in config.model_fields and name in BORROWED}
         block = validate(config, common, method)[0] if common else None
         if block is not None:

@@ -38,7 +38,8 @@ def base_settings(trial: TrialSettings, registry: Registry) -> Base | None:
     if trial.method != NO_METHOD:
         module = registry.method(trial.method)
         if hasattr(module, QUANTIZATION):
-            config = validate(module.Config, trial.blocks.get(trial.method, {}), trial.method)[0]
+            own = registry.own_block(trial.method)
+            config = validate(module.Config, trial.blocks.get(own, {}), own)[0]
             quantization = module.quantization(config)
     return _base(trial, quantization)
 
@@ -88,7 +89,8 @@ def _facts(settings: TrialSettings) -> dict[str, Any]:
     facts = {("model" if name == "path" else name): model[name] for name in OF_MODEL}
     bos = settings.data.bos if settings.data else "template"
     form = settings.data.format if settings.data else None
-    return {**facts, "bos": bos, "format": form, QUANTIZATION: settings.blocks.get(QUANTIZATION)}
+    token = settings.data.bos_token if settings.data else "auto"
+    return {**facts, "bos": bos, "bos_token": token, "format": form, QUANTIZATION: settings.blocks.get(QUANTIZATION)}
 
 
 def _shown(settings: TrialSettings) -> str:

@@ -83,6 +83,7 @@ def estimate(
     footprint = footprint_of(settings, shapes, registry)
     exports_adapter = getattr(registry.method(settings.method), "EXPORT", "full") == "adapter"
     adapter_bytes = footprint.added * ADAPTER_BYTES if footprint and exports_adapter else None
+    block = settings.blocks.get(registry.own_block(settings.method), {})
     return Estimate(
         rows=trained,
         steps=steps,
@@ -90,7 +91,7 @@ def estimate(
         footprint=footprint,
         adapter_bytes=adapter_bytes,
         memory=memory_of(settings, shapes, footprint, micro_batch),
-        disk_bytes=_disk_bytes(settings, footprint, parameters, exports_adapter),
+        disk_bytes=_disk_bytes(settings, block, footprint, parameters, exports_adapter),
         micro_batch=micro_batch,
         accumulation=accumulation,
     )
@@ -105,7 +106,8 @@ def footprint_of(settings: TrialSettings, shapes: Mapping[str, Any] | None, regi
     module, dtype = registry.method(settings.method), dtype_of(settings)
     if not hasattr(module, FOOTPRINT):
         return full_footprint(shape, dtype)
-    config = validate(module.Config, settings.blocks.get(settings.method, {}), settings.method)[0]
+    own = registry.own_block(settings.method)
+    config = validate(module.Config, settings.blocks.get(own, {}), own)[0]
     found: Footprint | None = module.footprint(config, shapes, dtype)
     return found
 
@@ -181,16 +183,19 @@ def training_rows(rows: int | None, heldout: float) -> int | None:
 
 
 def _disk_bytes(
-    settings: TrialSettings, footprint: Footprint | None, parameters: int | None, exports_adapter: bool
+    settings: TrialSettings,
+    block: Mapping[str, Any],
+    footprint: Footprint | None,
+    parameters: int | None,
+    exports_adapter: bool,
 ) -> int | None:
-    """The export, and a checkpoint with the optimizer's state; a merged model beside the adapter where one is asked
-    for. None for an adapter whose size is not known."""
+    """The export, and a checkpoint with the optimizer's state; a merged model beside the adapter where the method's
+    `block` asks for one. None for an adapter whose size is not known."""
     if parameters is None or (exports_adapter and footprint is None):
         return None
     whole = parameters * BYTES[dtype_of(settings)]
     if not exports_adapter or footprint is None:
         return 2 * whole + optimizer_bytes(settings.train.optimizer, parameters, whole)
     state = optimizer_bytes(settings.train.optimizer, footprint.trainable, footprint.trainable * ADAPTER_BYTES)
-    block = settings.blocks.get(settings.method, {})
     merged = whole if block.get("merge") or block.get("evaluate") == "merged" else 0
     return 2 * footprint.added * ADAPTER_BYTES + state + merged

@@ -80,6 +80,8 @@ def trial_id(
         kept = {key: model[key] for key in ("path", "revision", "tokenizer", "chat_template", "dtype") if key in model}
         bos = settings.data.bos if settings.data else "template"
         known = {"method": NO_METHOD, "model": kept, "adapter": adapter, "bos": bos, "blocks": settings.blocks}
+        if settings.data and settings.data.bos_token != "auto":
+            known["bos_token"] = settings.data.bos_token
         if settings.data and settings.data.format is not None:
             known["format"] = settings.data.format
         return digest(known)

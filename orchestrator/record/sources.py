@@ -72,6 +72,7 @@ class Sources:
         return reference(
             self._pinned(settings.model),
             bos=bos,
+            bos_token=settings.data.bos_token if settings.data else "auto",
             base_hash=model.hash,
             adapter=folder,
             format=form,

@@ -207,17 +207,21 @@ def mark(
     return Marked(np.asarray(ids, dtype=np.int32), targets, codes)
 
 
-def cut(marked: Marked, max_length: int, side: Side = "right", bos: int | None = None) -> Marked:
+def cut(
+    marked: Marked, max_length: int, side: Side = "right", bos: int | None = None, leading: Collection[int] = ()
+) -> Marked:
     """At most `max_length` tokens, the rest cut off at `side`; `bos` is an id that stands in front, exactly once.
+    `leading`: other ids in front that it takes the place of.
 
     The BOS counts towards `max_length` and is never cut off. It is no target, and neither is whatever comes first:
     nothing predicts position 0.
     """
     room = max_length - (bos is not None)
-    body = _without(marked, bos)
+    gone = () if bos is None else (bos, *leading)
+    body = _without(marked, gone)
     if len(body) > room:
         keep = slice(len(body) - room, None) if side == "left" else slice(None, room)
-        body = _without(_slice(body, keep), bos)
+        body = _without(_slice(body, keep), gone)
     if bos is not None:
         body = Marked(
             np.concatenate([np.array([bos], dtype=np.int32), body.ids]),
@@ -229,10 +233,10 @@ def cut(marked: Marked, max_length: int, side: Side = "right", bos: int | None =
     return Marked(body.ids, targets, body.roles)
 
 
-def _without(marked: Marked, bos: int | None) -> Marked:
+def _without(marked: Marked, gone: Collection[int]) -> Marked:
     """Without the BOS tokens in front."""
     first = 0
-    while bos is not None and first < len(marked) and marked.ids[first] == bos:
+    while first < len(marked) and int(marked.ids[first]) in gone:
         first += 1
     return _slice(marked, slice(first, None))
 

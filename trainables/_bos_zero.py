@@ -1,0 +1,132 @@
+"""The block `bos_zero:`: which positions of the embedding output are scaled, how, and when."""
+
+import json
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from trainables._settings import Job, Settings
+
+BLOCK = "bos_zero"
+CONFIG = "bos_zero_config.json"
+"""File beside the weights of an export: the scaling as it was trained, to be applied again."""
+OF_RANDOM = ("k", "range")
+"""Settings that `mode: random` reads and no other."""
+
+Position = Annotated[int, Field(ge=0)]
+Pair = Annotated[list[Position], Field(min_length=2, max_length=2)]
+
+
+class BosZero(Settings):
+    """Scales the output of the model's input embeddings at some positions of every sequence: e becomes
+    factor * e + (1 - factor) * r."""
+
+    factor: float = Field(0.0, ge=0)
+    """What is left of the embedding: 0 takes all of it away, 0.05 leaves a twentieth, 1 is off."""
+    positions: list[Position] = Field([0], min_length=1)
+    """For `mode: fixed`: the positions that are scaled, counted from 0 within each sequence (BOS is 0)."""
+    dims: Literal["all"] | Annotated[float, Field(gt=0, le=1)] | Pair = 1.0
+    """Which embedding dimensions are scaled: 1.0 (or `all`), a fraction of them chosen with `seed`, or a range
+    [first, one past the last]."""
+    mode: Literal["fixed", "random"] = "fixed"
+    """`fixed`: always at `positions`; `random`: at `k` positions out of `range`, drawn anew for each sequence and
+    step."""
+    k: int = Field(1, ge=1)
+    """For `mode: random`: how many positions are drawn."""
+    range: Pair = Field([0, 8])
+    """For `mode: random`: the first position that may be drawn, and one past the last."""
+    seed: int = Field(0, ge=0)
+    """Seed of what is drawn: positions, dimensions, noise."""
+    when: Literal["both", "train", "eval"] = "both"
+    """`train`: while it trains only; `eval`: when it is measured or used only (held-out rows too); `both`."""
+    replace: Literal["zero", "mean", "noise"] = "zero"
+    """r, what the rest is filled up with: nothing; the mean row of the embedding table; a fixed noise vector for each
+    position, as wide as the table's own values."""
+
+    @field_validator("positions")
+    @classmethod
+    def _each_once(cls, positions: list[int]) -> list[int]:
+        if len(set(positions)) != len(positions):
+            raise ValueError("must name each position once")
+        return sorted(positions)
+
+    @field_validator("dims")
+    @classmethod
+    def _all_is_one(cls, dims: Any) -> Any:
+        if isinstance(dims, list) and dims[0] >= dims[1]:
+            raise ValueError("a range is [first, one past the last]: the second number must be the larger one")
+        return 1.0 if dims == "all" else dims
+
+    @model_validator(mode="after")
+    def _settings_fit_the_mode(self) -> "BosZero":
+        first, stop = self.range
+        if first >= stop:
+            raise ValueError(f"range is [first, one past the last] (got {self.range}): make the second number larger")
+        unread = ("positions",) if self.mode == "random" else OF_RANDOM
+        for name in unread:
+            if getattr(self, name) != type(self).model_fields[name].get_default():
+                raise ValueError(
+                    f"{name} would be ignored with mode: {self.mode} (got {getattr(self, name)}): leave it out"
+                )
+        if self.mode == "random" and self.k > stop - first:
+            raise ValueError(f"k: {self.k} positions cannot be drawn from {stop - first} (range {self.range}): lower k")
+        return self
+
+
+BLOCKS: dict[str, type[Settings]] = {BLOCK: BosZero}
+"""Block name -> its settings, for the methods that read it."""
+
+LOST = (
+    "a merged model has no bos_zero scaling, and this trial is used with it (bos_zero.when: {when}). "
+    "Leave it out, or use bos_zero.when: train"
+)
+
+
+def scaling_block(job: Job) -> BosZero | None:
+    """The scaling that a job asks for; None for one without. The method of the block's own name always has it."""
+    if BLOCK not in job.blocks and job.method != BLOCK:
+        return None
+    return BosZero(**job.blocks.get(BLOCK, {}))
+
+
+def merge_mistake(config: Any, block: BosZero | None) -> tuple[str, Any, str] | None:
+    """(setting, its value, what is wrong) where the config of an adapter asks for a merged model of a trial that is
+    scaled when it is used: weights alone cannot hold that."""
+    if block is None or block.when == "train":
+        return None
+    for name, plain in (("merge", False), ("evaluate", "adapter")):
+        value = getattr(config, name, plain)
+        if value != plain:
+            return name, value, LOST.format(when=block.when)
+    return None
+
+
+def refuse_without_scaling(export: Path, what: str) -> None:
+    """Raise ValueError where `what` (a merge, or a file of another kind) would lose the scaling of this export."""
+    file = export / CONFIG
+    when = json.loads(file.read_text(encoding="utf-8"))["when"] if file.is_file() else "train"
+    if when != "train":
+        raise ValueError(f"{what}: {LOST.format(when=when)}. ({export})")
+
+
+def bos_rule(method: Any) -> str | None:
+    """The `data.bos` that a method needs, which is then its default; None where it takes any."""
+    return getattr(method, "BOS", None)
+
+
+def with_bos_rule(job: Job) -> Job:
+    """The job with the `data.bos` that its method needs. Raises ValueError where it asks for another."""
+    rule = bos_rule(import_module(f"trainables.{job.method}"))
+    if rule is None or job.data.bos == rule:
+        return job
+    if "bos" in job.data.model_fields_set:
+        raise ValueError(f"data.bos: {wrong_bos(job.method, rule)} (got {job.data.bos!r}). Leave it out.")
+    return replace(job, data=job.data.model_copy(update={"bos": rule}))
+
+
+def wrong_bos(method: str, rule: str) -> str:
+    """What to say of another `data.bos` than the method needs."""
+    return f"method {method} scales the BOS in front of every row, so it must be `{rule}`"

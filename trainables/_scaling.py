@@ -1,0 +1,402 @@
+"""Scales the output of a model's input embeddings at chosen positions of every sequence: the block `bos_zero:`.
+
+A forward hook on the embedding module gives back a new tensor. It must know which position of its own sequence each
+token has, so the modules around it note the arguments of the forward pass that is under way.
+"""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables._bos_zero import BLOCK, CONFIG, BosZero
+from trainables._positions import cached_tokens, own_positions
+from trainables.core.draws import drawn_dimensions, drawn_positions, noise
+from trainables.core.loss import IGNORED
+
+FORMAT = 1
+"""Version of bos_zero_config.json."""
+ROWS_AT_ONCE = 4096
+"""Rows of the embedding table that are looked at together."""
+NOTED = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model's input embeddings are."""
+
+    name: str
+    """Dotted name in the model itself, without the wrappers around it: model.embed_tokens."""
+    module: Any
+    around: tuple[Any, ...]
+    """The modules that it lies in, the outermost first."""
+
+
+def find_embeddings(model: Any) -> Place:
+    """The input embeddings of a model, also under DDP, DeepSpeed or PEFT. Raises ValueError where it has none."""
+    inner = model
+    while _wrapped(inner) is not None:
+        inner = _wrapped(inner)
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    try:
+        module = inner.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        module = None
+    names = {id(each): name for name, each in model.named_modules()}
+    own = {id(each): name for name, each in inner.named_modules()}
+    if module is None or id(module) not in own:
+        raise ValueError(
+            f"{BLOCK}: {type(inner).__name__} has no input embeddings (get_input_embeddings) whose output could be "
+            "scaled. Leave the block out, or use another model."
+        )
+    parts = names[id(module)].split(".")
+    return Place(
+        own[id(module)], module, tuple(model.get_submodule(".".join(parts[:stop])) for stop in range(len(parts)))
+    )
+
+
+def _wrapped(model: Any) -> Any:
+    """The model inside DDP, DeepSpeed's engine or a compiled module; None for one that is no wrapper."""
+    if type(model).__name__ in ("DistributedDataParallel", "DataParallel", "DeepSpeedEngine"):
+        return model.module
+    return model._modules.get("_orig_mod") if hasattr(model, "_modules") else None
+
+
+class Scaling:
+    """One scaling, put on a model by `install` and taken off by `remove`."""
+
+    def __init__(
+        self,
+        block: BosZero,
+        *,
+        hidden: int,
+        mean: list[float] | None = None,
+        std: float | None = None,
+        dimensions: list[int] | None = None,
+    ) -> None:
+        self.block, self.hidden, self.mean, self.std = block, hidden, mean, std
+        self.dimensions = dimensions
+        """The embedding dimensions that are scaled; None for all."""
+        self.bos: tuple[int | None, str | None] = (None, None)
+        """Id and text of the token that stands in front of every row, where one does."""
+        self.name: str | None = None
+        """Dotted name of the embedding module, once installed."""
+        self.step = 0
+        """Optimizer steps done, which `mode: random` draws by in training."""
+        self.pad_id: int | None = None
+        """In training: a sequence of nothing but this token is no row, and is left alone."""
+        self.calls = {True: 0, False: 0}
+        """Forward passes that were scaled: {in training: so many, otherwise: so many}."""
+        self._counts: dict[bool, Any] = {True: 0, False: 0}
+        self._handles: list[Any] = []
+        self._notes: list[dict[str, Any]] = []
+        self._tensors: dict[tuple[str, Any, Any], Any] = {}
+        self._paused = False
+
+    @classmethod
+    def of(cls, block: BosZero, model: Any) -> "Scaling":
+        """The scaling of a base model, whose table is measured where `replace` asks for it. Every rank must call it."""
+        table = find_embeddings(model).module
+        rows, hidden = (int(size) for size in getattr(table.weight, "ds_shape", table.weight.shape))
+        if isinstance(block.dims, list):
+            if block.dims[1] > hidden:
+                raise ValueError(f"{BLOCK}.dims: the embeddings have {hidden} dimensions (got {block.dims}).")
+            dimensions: list[int] | None = list(range(*block.dims))
+        else:
+            dimensions = None if block.dims == 1.0 else drawn_dimensions(hidden, float(block.dims), block.seed)
+        mean, std = _statistics(table, rows, hidden) if block.replace != "zero" else (None, None)
+        return cls(
+            block,
+            hidden=hidden,
+            mean=mean if block.replace == "mean" else None,
+            std=std if block.replace == "noise" else None,
+            dimensions=dimensions,
+        )
+
+    # -- on disk ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(cls, folder: Path) -> "Scaling | None":
+        """The scaling that an export was trained with; None where it was trained without. Raises ValueError for a file
+        that cannot be read."""
+        file = folder / CONFIG
+        if not file.is_file():
+            return None
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            block = BosZero(**{name: content[name] for name in BosZero.model_fields})
+            found = cls(block, **{name: content[name] for name in ("hidden", "mean", "std", "dimensions")})
+            found.bos = (content["bos_id"], content["bos_token"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: cannot be read as a scaling ({type(error).__name__}: {error}).") from error
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Write all that is needed to apply the same scaling again."""
+        content = {
+            "version": FORMAT,
+            **self.block.model_dump(mode="json"),
+            "hidden": self.hidden,
+            "dimensions": self.dimensions,
+            "mean": self.mean,
+            "std": self.std,
+            "embedding": self.name,
+            "bos_id": self.bos[0],
+            "bos_token": self.bos[1],
+        }
+        (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    # -- on a model ---------------------------------------------------------------------------------------------------
+
+    def install(self, model: Any) -> "Scaling":
+        """Put the hooks on. Raises ValueError for a model without input embeddings, or with others than these."""
+        self.remove()
+        place = find_embeddings(model)
+        width = int(getattr(place.module.weight, "ds_shape", place.module.weight.shape)[-1])
+        if width != self.hidden:
+            raise ValueError(f"{BLOCK}: made for embeddings of {self.hidden} dimensions, and these have {width}.")
+        self.name = place.name
+        for module in place.around:
+            names = tuple(inspect.signature(module.forward).parameters)
+            self._handles += [
+                module.register_forward_pre_hook(self._noting(names), with_kwargs=True),
+                # Also where the forward pass raises: what it was given holds for it alone.
+                module.register_forward_hook(self._forget, always_call=True),
+            ]
+        self._handles.append(place.module.register_forward_hook(self._hook, with_kwargs=True))
+        return self
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._notes = [], []
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this the model is as it was without the scaling."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def works(self, training: bool) -> bool:
+        """Whether anything is scaled in training, or else when the model is used."""
+        return not self._paused and self.block.factor != 1.0 and self.block.when in ("both", _when(training))
+
+    def scaled_positions(self, training: bool = True) -> int:
+        """How many tokens were scaled so far."""
+        return int(self._counts[training])
+
+    def count(self, calls: int, positions: int) -> None:
+        """Go on counting a training from here."""
+        self.calls[True], self._counts[True] = calls, positions
+
+    def check(self) -> None:
+        """Raise ValueError where a training is under way and its forward passes did not come through the hook."""
+        if self.works(True) and not self.calls[True]:
+            raise ValueError(
+                f"{BLOCK}: the forward pass does not go through {self.name}, so nothing was scaled. "
+                "Leave the block out, or use another model."
+            )
+
+    def totals(self, world: int, device: str) -> tuple[int, int]:
+        """(forward passes, tokens) that were scaled in training, on all ranks together; every rank must ask."""
+        if world == 1:
+            return self.calls[True], self.scaled_positions()
+        import torch
+
+        both = torch.tensor([self.calls[True], self.scaled_positions()], device=device)
+        torch.distributed.all_reduce(both)
+        return int(both[0]), int(both[1])
+
+    def facts(self, calls: int, positions: int) -> dict[str, Any]:
+        """What train.json says of it, with the totals of its training."""
+        bos_id, bos_token = self.bos
+        return {
+            "embedding": self.name,
+            "bos_id": bos_id,
+            "bos_token": bos_token,
+            "bos_label": IGNORED,
+            **self.block.model_dump(mode="json"),
+            "dimensions": self.hidden if self.dimensions is None else len(self.dimensions),
+            "calls": calls,
+            "scaled_positions": positions,
+        }
+
+    # -- in a forward pass --------------------------------------------------------------------------------------------
+
+    def _noting(self, names: tuple[str, ...]) -> Callable[..., None]:
+        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            self._notes.append({name: given[name] for name in NOTED if given.get(name) is not None})
+
+        return note
+
+    def _forget(self, module: Any, args: Any, output: Any) -> None:
+        if self._notes:
+            self._notes.pop()
+
+    def _noted(self, ids: Any) -> dict[str, Any] | None:
+        """The arguments of the innermost forward pass under way that has these ids; None for a call from outside, or
+        for one that is no sequence of the pass."""
+        if getattr(ids, "ndim", 0) != 2:
+            return None
+        for note in reversed(self._notes):
+            if "input_ids" in note:
+                return note if note["input_ids"].shape == ids.shape else None
+        if not self._notes or any("inputs_embeds" in note for note in self._notes):
+            return None
+        return self._notes[-1]
+
+    def _hook(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        import torch
+
+        training = bool(module.training)
+        if not self.works(training):
+            return None
+        ids = args[0] if args else next(iter(kwargs.values()), None)
+        note = self._noted(ids)
+        if note is None:
+            return None
+        own, real = own_positions(
+            ids, note.get("attention_mask"), note.get("position_ids"), note.get("past_key_values")
+        )
+        chosen = self._chosen(ids, own, real, training, cached_tokens(note.get("past_key_values")))
+        self.calls[training] += 1
+        self._counts[training] = self._counts[training] + chosen.sum()
+        filled = output * self.block.factor
+        rest = self._rest(own, output)
+        if rest is not None:
+            filled = filled + rest
+        where = chosen.to(output.device)[..., None]
+        if self.dimensions is not None:
+            where = where & self._kept("dimensions", output.device, torch.bool, self._dimension_flags)
+        return torch.where(where, filled, output)
+
+    def _chosen(self, ids: Any, own: Any, real: Any, training: bool, cached: int) -> Any:
+        """[rows, tokens] bool: the tokens that are scaled."""
+        import torch
+
+        if training and self.pad_id is not None:
+            real = real & ~_only_pads(ids, own, self.pad_id)
+        if self.block.mode == "fixed":
+            return real & torch.isin(own, self._kept("places", ids.device, torch.int64, self._places))
+        if cached:
+            # What is generated comes after the sequence that the draw was for.
+            return torch.zeros_like(real)
+        return real & torch.tensor(self._draw(ids, own, real, training), dtype=torch.bool, device=ids.device)
+
+    def _draw(self, ids: Any, own: Any, real: Any, training: bool) -> list[list[bool]]:
+        first, stop = self.block.range
+        flags = []
+        for tokens, positions, kept in zip(ids.tolist(), own.tolist(), real.tolist(), strict=True):
+            row = [False] * len(tokens)
+            for columns in _sequences(positions, kept):
+                drawn = drawn_positions(
+                    [tokens[column] for column in columns],
+                    seed=self.block.seed,
+                    step=self.step if training else 0,
+                    k=self.block.k,
+                    first=first,
+                    stop=stop,
+                    causal=not training,
+                )
+                for position in drawn:
+                    if position < len(columns):
+                        row[columns[position]] = True
+            flags.append(row)
+        return flags
+
+    def _rest(self, own: Any, output: Any) -> Any:
+        """(1 - factor) * r, what the embedding is filled up with; None for zero."""
+        import torch
+
+        share = 1.0 - self.block.factor
+        if self.block.replace == "mean":
+            return self._kept("rest", output.device, output.dtype, lambda: [share * value for value in self.mean or ()])
+        if self.block.replace == "noise":
+            table = self._kept("rest", output.device, output.dtype, lambda: self._noise(share))
+            places = self._kept("places", output.device, torch.int64, self._places)
+            return table[torch.searchsorted(places, own.contiguous()).clamp(max=len(places) - 1)]
+        return None
+
+    def _noise(self, share: float) -> list[list[float]]:
+        scale = share * (self.std or 0.0)
+        return [[scale * value for value in noise(self.hidden, place, self.block.seed)] for place in self._places()]
+
+    def _places(self) -> list[int]:
+        """All positions that may be scaled, ascending."""
+        return self.block.positions if self.block.mode == "fixed" else list(range(*self.block.range))
+
+    def _dimension_flags(self) -> list[bool]:
+        chosen = set(self.dimensions or ())
+        return [dimension in chosen for dimension in range(self.hidden)]
+
+    def _kept(self, name: str, device: Any, dtype: Any, make: Callable[[], Any]) -> Any:
+        """A tensor of the scaling on a device, made once."""
+        import torch
+
+        key = (name, device, dtype)
+        if key not in self._tensors:
+            self._tensors[key] = torch.tensor(make(), device=device, dtype=dtype)
+        return self._tensors[key]
+
+
+def _when(training: bool) -> str:
+    return "train" if training else "eval"
+
+
+def _sequences(positions: list[int], real: list[bool]) -> list[list[int]]:
+    """Columns of each sequence of a row, without pads."""
+    found: list[list[int]] = []
+    last = -1
+    for column, (position, kept) in enumerate(zip(positions, real, strict=True)):
+        if not kept:
+            continue
+        if not found or position <= last:
+            found.append([])
+        found[-1].append(column)
+        last = position
+    return found
+
+
+def _only_pads(ids: Any, own: Any, pad_id: int) -> Any:
+    """[rows, tokens] bool: the token belongs to a sequence at the end of its row that holds nothing but pads."""
+    import torch
+
+    trailing = (ids == pad_id).long().flip(-1).cumprod(-1).flip(-1).bool()
+    start = (torch.arange(ids.shape[1], device=ids.device) - own).clamp(min=0)
+    return trailing.gather(-1, start)
+
+
+def _statistics(table: Any, rows: int, hidden: int) -> tuple[list[float], float]:
+    """(mean row, standard deviation of all values) of an embedding table as its module gives it out."""
+    import torch
+
+    total = torch.zeros(hidden, dtype=torch.float64)
+    squares = 0.0
+    with _gathered(table), torch.no_grad():
+        for start in range(0, rows, ROWS_AT_ONCE):
+            ids = torch.arange(start, min(rows, start + ROWS_AT_ONCE), device=table.weight.device)
+            values = table(ids).double().cpu()
+            total += values.sum(dim=0)
+            squares += float((values**2).sum())
+    mean = total / rows
+    variance = squares / (rows * hidden) - float(mean.mean()) ** 2
+    return [float(value) for value in mean], math.sqrt(max(0.0, variance))
+
+
+def _gathered(table: Any) -> Any:
+    """The whole table, where ZeRO-3 keeps it in parts."""
+    if not hasattr(table.weight, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([table.weight])
