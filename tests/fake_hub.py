@@ -9,6 +9,8 @@ from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = Mapping[str, bytes]
+GOOD_TOKEN = "hf_may_read"
+"""The token that opens gated repositories."""
 
 
 class FakeHub:
@@ -19,6 +21,10 @@ class FakeHub:
         """models/owner/name or datasets/owner/name -> commit -> files; the last commit is main."""
         self.asked: list[str] = []
         """Method and path of every question."""
+        self.gated: set[str] = set()
+        """Repositories that give their files to who sends `GOOD_TOKEN`; everybody may ask that they are there."""
+        self.authorizations: set[str] = set()
+        """What questions said in their Authorization header, where they had one."""
         self.on_ask: Callable[[str], object] = lambda path: None
         """Called with the path of each question after it was answered."""
         self.endpoint = ""
@@ -88,8 +94,18 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def missing(self, what: str) -> None:
             self.reply(404, b"{}", {"X-Error-Code": f"{what}NotFound", "X-Error-Message": f"{what} not found"})
 
+        def refuse(self, repo: str) -> bool:
+            """Refuse the files of a gated repository to who may not read it; returns whether that was done."""
+            said = self.headers.get("Authorization")
+            if repo not in hub.gated or said == f"Bearer {GOOD_TOKEN}":
+                return False
+            closed = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
+            self.reply(403 if said else 401, b"", closed)
+            return True
+
         def answer(self, body: bytes = b"") -> None:
             hub.asked.append(f"{self.command} {self.path}")
+            hub.authorizations |= {said for said in [self.headers.get("Authorization")] if said}
             parts = unquote(urlsplit(self.path).path).strip("/").split("/")
             if parts[0] == "api" and len(parts) >= 4:
                 self.api("/".join(parts[1:4]), parts[4:], body)
@@ -102,7 +118,10 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             hub.on_ask(urlsplit(self.path).path)
 
         def api(self, repo: str, rest: list[str], body: bytes) -> None:
-            what, revision = (rest[0], rest[1]) if len(rest) > 1 else ("revision", "main")
+            what = rest[0] if rest else "revision"
+            revision = rest[1] if len(rest) > 1 else "main"
+            if what != "revision" and self.refuse(repo):
+                return
             found = hub.find(repo, revision)
             if found is None:
                 self.missing("Revision" if repo in hub.commits else "Repo")
@@ -116,16 +135,21 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     self.missing("Entry")
                     return
                 told: object = inside
+            elif what == "auth-check":
+                told = {}
             elif what == "paths-info":
                 wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
                 told = [entry for entry in entries if entry["path"] in wanted]
             else:
                 name = repo.partition("/")[2]
                 siblings = [{"rfilename": entry["path"], "size": entry["size"]} for entry in entries]
-                told = {"id": name, "sha": commit, "private": False, "gated": False, "siblings": siblings, "tags": []}
+                told = {"id": name, "sha": commit, "private": False, "siblings": siblings, "tags": []}
+                told["gated"] = "manual" if repo in hub.gated else False
             self.reply(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
 
         def file(self, repo: str, revision: str, path: str) -> None:
+            if self.refuse(repo):
+                return
             found = hub.find(repo, revision)
             if found is None or path not in found[1]:
                 self.missing("Entry" if found else "Revision")

@@ -1,5 +1,6 @@
 """What is asked of the hub, with which token, and what is told of a model that it does not give."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,17 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.gated_hub import GOOD_TOKEN, gated_hub
+from tests.fake_hub import GOOD_TOKEN, FakeHub
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 256,
+}
 
 LOADED_BY_A_WORKER = """
 import sys
@@ -30,13 +41,17 @@ def ask(tmp_path):
         home.mkdir(exist_ok=True)
         (home / "token").write_text("hf_left_by_a_login")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        with gated_hub() as (address, sent):
+        hub = FakeHub()
+        for name in ("open", "gated"):
+            hub.publish(f"models/{name}/model", {"config.json": json.dumps(CONFIG).encode()})
+        hub.gated.add("models/gated/model")
+        with hub.serving() as address:
             environment |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
             if token:
                 environment["HF_TOKEN"] = token
             command = [sys.executable, *arguments]
             done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-            return done.stdout + done.stderr, {said for said in sent if said}, address
+            return done.stdout + done.stderr, hub.authorizations, address
 
     return run
 
