@@ -131,11 +131,12 @@ OWN_FILE = {
 LORA = {"rank": 4, "alpha": 8}
 
 
-def under(stage, method="sft", precision="float32", **rest):
+def under(stage, method="sft", precision="float32", adam_epsilon=1e-8, **rest):
     """Settings of a job under a stage; stage None is training without DeepSpeed."""
     blocks = {} if method == "sft" else {method: {**LORA, "merge": stage == 3}}
     blocks |= {} if stage is None else {"deepspeed": {"stage": stage, **rest}}
-    return {"method": method, "blocks": blocks, "train": {"precision": precision, "save_every": 3}}
+    train = {"precision": precision, "adam_epsilon": adam_epsilon, "save_every": 3}
+    return {"method": method, "blocks": blocks, "train": train}
 
 
 def under_each(method):
@@ -168,7 +169,9 @@ def variants(run, others, kept, tmp_path_factory):
     return others | run(
         2,
         {
-            **{f"bf16 {stage}": under(stage, precision="bf16") for stage in (None, 0, 2, 3)},
+            # Adam divides a gradient by its own size: without this a rounding decides where a weight of hardly any
+            # gradient goes.
+            **{f"bf16 {stage}": under(stage, precision="bf16", adam_epsilon=1e-2) for stage in (None, 0, 2, 3)},
             "offload 2": under(2, offload_optimizer=True),
             "offload 3": under(3, offload_optimizer=True, offload_parameters=True),
             "own file": under(None) | {"blocks": {"deepspeed": {"config": str(own)}}},
@@ -193,8 +196,14 @@ def test_offload_and_a_file_of_ones_own_change_no_loss(stages, variants, name, s
 def test_bf16_trains_on_a_cpu_as_without_deepspeed(stages, variants, stage):
     content, plain = variants[f"bf16 {stage}"], variants["bf16 None"]
     assert content["summary"]["precision"] == "bf16"
-    # One rounding more or less in bfloat16 is 1/256 of a value, and each step starts from the last one's.
-    assert curve(content) == pytest.approx(curve(plain), rel=1 / 128)
+    # The first two losses are of the base's weights: the warmup begins at 0. Stage 3 multiplies by a function of its
+    # own, whose products round otherwise; gradients that are summed in bfloat16, or weights that are sent so, differ by
+    # more.
+    assert curve(content)[:2] == pytest.approx(curve(plain)[:2], rel=1e-5)
+    norms, expected = curve(content, "grad_norm"), curve(plain, "grad_norm")
+    assert norms[:2] == pytest.approx(expected[:2], rel=1e-4 if stage == 3 else 5e-6)
+    # One rounding more or less in bfloat16 is 1/256 of a value.
+    assert curve(content) == pytest.approx(curve(plain), rel=1 / 256)
     assert curve(content)[0] != pytest.approx(curve(stages[1, None])[0], abs=1e-4)
     assert weights(content)["model.norm.weight"].dtype == torch.float32
 
