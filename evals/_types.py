@@ -5,6 +5,7 @@ class Config(Settings)                           the eval's block in the sweep f
 def metrics(config) -> dict[str, Direction]      the names `run` will yield, without loading anything heavy
 def harness() -> str                             name and version of the library that scores ("" for our own code)
 def run(subject, config, data, folder) -> Result
+def harness_of(config) -> str                    only where another eval is run: that one, its version and its library
 WITH_BASE = True                                 only where `run` uses `subject.base()`: its hash is in the eval id,
                                                  and metrics that need it are missing where there is none
 """

@@ -33,7 +33,10 @@ def result_fields(model: BaseModel, axes: Iterable[str] = (), at: str = "") -> d
         if is_execution(field) and key not in named:
             continue
         value = getattr(model, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, Mapping) and value and all(isinstance(item, BaseModel) for item in value.values()):
+            # Configs of others by name: each by its own rules.
+            kept[name] = {inner: result_fields(item, named, f"{key}.{inner}") for inner, item in value.items()}
+        elif isinstance(value, BaseModel):
             if inner := result_fields(value, named, key):
                 kept[name] = inner
         elif is_execution(field) or field.is_required() or value != field.get_default(call_default_factory=True):
@@ -127,8 +130,7 @@ def eval_id(
     export, where the eval compares with it."""
     fields = {**result_fields(config), **{name: {"content": found} for name, found in (schemas or {}).items()}}
     if data_hash:
-        for part in ("data", "name", "split", "revision"):
-            fields.pop(part, None)
+        fields = _without_data(fields, config)
     return digest(
         {
             "export": export_hash,
@@ -142,6 +144,19 @@ def eval_id(
             **({"base": base} if base else {}),
         }
     )
+
+
+def _without_data(fields: Mapping[str, Any], config: BaseModel) -> dict[str, Any]:
+    """The fields without those that say where the data is, also in the config of an eval that this one runs."""
+    kept = {name: value for name, value in fields.items() if name not in ("data", "name", "split", "revision")}
+    for name, value in kept.items():
+        inner = getattr(config, name)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            kept[name] = {
+                key: _without_data(item, inner[key]) if isinstance(inner[key], BaseModel) else item
+                for key, item in value.items()
+            }
+    return kept
 
 
 def _by_content(block: str, fields: dict[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:

@@ -94,13 +94,15 @@ class Sources:
         base = self._base(trial) if getattr(module, "WITH_BASE", False) else None
         assert record.export is not None
         assert record.export_hash is not None
+        # An eval that runs another one is that one's harness and version too.
+        harness = module.harness_of(planned.config) if hasattr(module, "harness_of") else module.harness()
         identity = eval_id(
             export_hash=record.export_hash,
             name=planned.name,
             config=planned.config,
             data_hash=data_hash,
             version=module.VERSION,
-            harness=module.harness(),
+            harness=harness,
             dtype=trial.settings.model.dtype,
             seed=trial.settings.seed,
             schemas={field: found.hash or "" for field, found in schemas.items()},
@@ -116,7 +118,7 @@ class Sources:
             data=path,
             data_hash=data_hash,
             version=module.VERSION,
-            harness=module.harness(),
+            harness=harness,
             schemas={field: str(found.path) for field, found in schemas.items()},
             base=self.ledger.trial_folder(base.id) / (base.export or "export") if base else None,
         )

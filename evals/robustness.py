@@ -1,0 +1,251 @@
+"""Is the model still right when the first token of its input is not what it was? Another eval, run again on such input.
+
+`of` names the eval with its config; it runs unchanged, once as it is (`none`) and once per variant: the first token
+dropped, replaced by another, or n tokens put in front of everything, so that the whole input shifts by n positions (BOS
+too). The first token is the one at `of_position` of a sequence: at 0 that is BOS where the model's BOS rule or template
+writes one (what a study of BOS takes away), and else the text's own first token.
+
+Every score of that eval comes as robustness/EVAL_SCORE_VARIANT, and how much worse it is than without a change as
+robustness/EVAL_SCORE_VARIANT_drop: over the items, in units of the score (for a perplexity in nats a token, the
+logarithm of the two perplexities' ratio), positive where the change harms. A drop is paired like any score, so a trial
+whose drop is smaller than its base's became more robust.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema, field_validator
+
+from evals._perturbed import Perturbed, Variant, tokens_for
+from evals._types import EXECUTION, Direction, Metric, Result, Settings, Subject
+
+VERSION = 1
+NONE = "none"
+OF_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}]}
+
+
+class Config(Settings):
+    """The `robustness` block under `evals`."""
+
+    of: Annotated[dict[str, Any], WithJsonSchema(OF_SCHEMA)] = Field({"perplexity": {}}, validate_default=True)
+    """The eval that is run, by name, with its config: `perplexity`, or `{ifeval: {limit: 100}}`."""
+    variants: tuple[Literal["drop_first", "replace_first", "shift"], ...] = Field(
+        ("drop_first", "replace_first", "shift"), min_length=1
+    )
+    """What is done to the input, each beside the input as it is."""
+    of_position: int = Field(0, ge=0)
+    """Which token of a sequence is dropped or replaced; 0 is BOS where there is one."""
+    shift: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
+    """How many tokens `shift` puts in front; several numbers are several variants."""
+    token: str | None = None
+    """The token that comes in; one that is drawn from the ordinary ones when empty."""
+    seed: int = 0
+    """Seed of that draw."""
+    batch_size: int | None = Field(None, ge=1, json_schema_extra=EXECUTION)
+    """Rows at once, for the eval that is run; its own setting when empty."""
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _with_config(cls, value: Any) -> Any:
+        return {value: {}} if isinstance(value, str) else value
+
+    @field_validator("of")
+    @classmethod
+    def _one_eval(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if len(value) != 1:
+            raise ValueError("must name one eval, such as `of: {ifeval: {}}`")
+        ((name, config),) = value.items()
+        try:
+            return {name: _module(name).Config.model_validate({} if config is None else config)}
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in (name, *first["loc"]))
+            raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+    @field_validator("variants", "shift")
+    @classmethod
+    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("must name each once")
+        return values
+
+    @property
+    def data(self) -> Any:
+        """What the eval that is run reads."""
+        return getattr(self._inner, "data", None)
+
+    @property
+    def name(self) -> Any:
+        """Configuration name of its hub data set."""
+        return getattr(self._inner, "name", None)
+
+    @property
+    def split(self) -> Any:
+        """Split of its hub data set."""
+        return getattr(self._inner, "split", None)
+
+    @property
+    def revision(self) -> Any:
+        """Revision of its hub data set."""
+        return getattr(self._inner, "revision", None)
+
+    @property
+    def _inner(self) -> BaseModel:
+        (config,) = self.of.values()
+        assert isinstance(config, BaseModel)
+        return config
+
+
+def _module(name: str) -> Any:
+    files = Path(__file__).parent.glob("*.py")
+    names = sorted(file.stem for file in files if not file.stem.startswith("_") and file.stem != "robustness")
+    if name not in names:
+        raise ValueError(f"no such eval as {name!r}; there is {', '.join(names)}")
+    return importlib.import_module(f"evals.{name}")
+
+
+def metrics(config: Config) -> dict[str, Direction]:
+    """Every score of the eval under every variant, better as the eval says, and its drops, better when smaller."""
+    ((name, inner),) = config.of.items()
+    found: dict[str, Direction] = {}
+    for score, direction in _module(name).metrics(inner).items():
+        for variant in variant_names(config):
+            found[_named(score, variant)] = direction
+            if variant != NONE:
+                found[_named(score, variant, "drop")] = "min"
+    return found
+
+
+def harness() -> str:
+    """Scored by the eval that is run; see `harness_of`."""
+    return ""
+
+
+def harness_of(config: Config) -> str:
+    """The eval that is run, its version, and the library that scores there."""
+    ((name, _),) = config.of.items()
+    module = _module(name)
+    return " ".join(part for part in (name, str(module.VERSION), module.harness()) if part)
+
+
+def variant_names(config: Config) -> list[str]:
+    """The names of the variants in metrics, `none` first."""
+    kinds = [kind for kind in config.variants if kind != "shift"]
+    return [NONE, *kinds, *(f"shift_{many}" for many in config.shift if "shift" in config.variants)]
+
+
+def _named(score: str, *parts: str) -> str:
+    return "robustness/" + "_".join([score.replace("/", "_"), *parts])
+
+
+def variants_of(config: Config, tokenizer: Any) -> list[Variant]:
+    """The variants with the tokens that come in. Raises DataError where `token` is not one of the tokenizer's."""
+    found: list[Variant] = []
+    for name in variant_names(config):
+        if name.startswith("shift_"):
+            many = int(name.removeprefix("shift_"))
+            found.append(Variant(name, "shift", tokens_for(tokenizer, many, config.token, config.seed)))
+        elif name == "replace_first":
+            new = tokens_for(tokenizer, 1, config.token, config.seed)
+            found.append(Variant(name, "replace_first", new, config.of_position))
+        else:
+            found.append(Variant(name, "drop_first" if name == "drop_first" else "none", (), config.of_position))
+    return found
+
+
+def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
+    """Run the eval once per variant. Raises what it raises, and DataError for a `token` that is not one."""
+    ((name, inner),) = config.of.items()
+    module, variants = _module(name), variants_of(config, subject.tokenizer)
+    if config.batch_size is not None and "batch_size" in type(inner).model_fields:
+        inner = inner.model_copy(update={"batch_size": config.batch_size})
+    results: dict[str, Result] = {}
+    for variant in variants:
+        own = folder / variant.name
+        own.mkdir(parents=True, exist_ok=True)
+        results[variant.name] = module.run(Perturbed(subject, variant), inner, data, own)
+        if not any(own.iterdir()):
+            own.rmdir()
+    return combine(results, _tables(subject, variants, config))
+
+
+def combine(results: Mapping[str, Result], tables: Mapping[str, Any]) -> Result:
+    """The scores of each variant, their drops from `none`, and one sample per item that `none` scored."""
+    from evals._stats import ratio
+
+    plain = results[NONE]
+    by_key = {name: {sample["key"]: sample for sample in result.samples} for name, result in results.items()}
+    samples: dict[str, dict[str, Any]] = {
+        key: {"key": key, "paired": all(_paired(found, key) for found in by_key.values()), "scores": {}}
+        for key in by_key[NONE]
+    }
+    for key, sample in samples.items():
+        answers = {name: found[key]["answer"] for name, found in by_key.items() if "answer" in found.get(key, {})}
+        sample |= {"answers": answers} if answers else {}
+    metrics_found: dict[str, Metric] = {}
+    rows = []
+    for score, reference in plain.metrics.items():
+        for name, result in results.items():
+            if score not in result.metrics:
+                continue
+            metric = metrics_found[_named(score, name)] = result.metrics[score]
+            rows.append({"score": score, "variant": name, "value": metric.value, "stderr": metric.stderr})
+            for key, sample in samples.items():
+                if found := _score(by_key[name], key, score):
+                    sample["scores"][_named(score, name)] = dict(found)
+            if name == NONE:
+                continue
+            sign = 1 if reference.direction == "max" else -1
+            drops = {key: drop for key in samples if (drop := _drop(by_key[NONE], by_key[name], key, score, sign))}
+            if drops:
+                named = _named(score, name, "drop")
+                estimate = ratio(*zip(*drops.values(), strict=True))
+                count = int(sum(count for _, count in drops.values()))
+                metrics_found[named] = Metric(estimate.value, "min", n=count, stderr=estimate.stderr_or_none)
+                rows[-1] |= {"drop": estimate.value, "drop_stderr": estimate.stderr_or_none}
+                for key, (total, weight) in drops.items():
+                    samples[key]["scores"][named] = {"sum": total, "count": weight}
+    return Result(metrics_found, list(samples.values()), {**tables, "scores": rows})
+
+
+def _paired(found: Mapping[str, Any], key: str) -> bool:
+    return key in found and bool(found[key].get("paired", True))
+
+
+def _score(samples: Mapping[str, Any], key: str, score: str) -> Mapping[str, Any] | None:
+    found = samples.get(key, {}).get("scores", {}).get(score)
+    return found if found and found["count"] else None
+
+
+def _drop(
+    plain: Mapping[str, Any], changed: Mapping[str, Any], key: str, score: str, sign: int
+) -> tuple[float, float] | None:
+    """What an item adds to the drop, and its weight: that of the item without a change (a dropped token may leave one
+    token less to score, so the two counts may differ)."""
+    before, after = _score(plain, key, score), _score(changed, key, score)
+    if before is None or after is None:
+        return None
+    difference = sign * (before["sum"] / before["count"] - after["sum"] / after["count"])
+    return difference * before["count"], before["count"]
+
+
+def _tables(subject: Subject, variants: list[Variant], config: Config) -> dict[str, Any]:
+    """What was done, in words that can be read."""
+    ((name, _),) = config.of.items()
+    tokenizer = subject.tokenizer
+    in_front = list(subject.tokenize(""))
+    return {
+        "of": name,
+        "position": config.of_position,
+        "in_front": {"ids": in_front, "text": tokenizer.decode(in_front) if in_front else ""},
+        "variants": [
+            {
+                "name": variant.name,
+                "tokens": list(variant.tokens),
+                "text": tokenizer.decode(list(variant.tokens)) if variant.tokens else "",
+            }
+            for variant in variants
+        ],
+    }
