@@ -131,6 +131,7 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     from orchestrator.record.results import collect
     from orchestrator.record.tracking import Tracker, default_uri, view_command
     from orchestrator.run.experiment import Experiment
+    from orchestrator.show import pictures
     from orchestrator.show.grid import to_text
     from orchestrator.show.page import write_report
     from orchestrator.show.progress import Progress
@@ -139,7 +140,7 @@ def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any)
     began, tracking = time.time(), plan.sweep.tracking
     rows = [(trial.id, trial.label, trial.is_base) for trial in (*plan.bases, *plan.trials)]
     progress = Progress(rows, sys.stdout)
-    experiment = Experiment(plan, ledger, sources, progress)
+    experiment = Experiment(plan, ledger, sources, progress, draw=pictures)
     work = experiment.work(arguments.retry_failed)
     for note in (*plan.notes, *plan.warnings, *experiment.check_rows(work), *experiment.unmerged()):
         print(f"note: {note}")

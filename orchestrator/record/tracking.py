@@ -9,8 +9,9 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from orchestrator.record.place import store_folder
 from orchestrator.record.records import EvalRecord, Results, Row
 
 SWEEP, TRIAL, EVAL, LOGGED = "finesweep.sweep", "finesweep.trial", "finesweep.eval", "finesweep.logged"
+PICTURES = "finesweep.pictures"
 PARENT = "mlflow.parentRunId"
+PLOTS = "plots"
+"""Folder of a run's artifacts that holds its pictures; on a trial's run, with a folder for each eval."""
+Drawn = Callable[[], Mapping[str, bytes]]
+"""Draws pictures when they are wanted: file name -> content."""
 SPEED = "train/tokens_per_second"
 MOST_GRADIENTS = 200
 """Steps whose gradients' norms go to MLflow; train.json has all of them."""
@@ -93,9 +99,10 @@ class Tracker:
         self._log_points(run_id, fresh)
         self._last_step[run_id] = max([last, *(point["step"] for point in fresh)])
 
-    def trial_finished(self, row: Row, folder: Path) -> None:
-        """What training left; a run that has it already is left alone."""
+    def trial_finished(self, row: Row, folder: Path, drawn: Drawn | None = None) -> None:
+        """What training left, and its pictures; a run that has it already is left alone."""
         run_id = self.trial_started(row)
+        self._log_pictures({run_id: f"{PLOTS}/training"}, run_id, f"{row.record.finished if row.record else 0}", drawn)
         status = {"failed": "FAILED", "stopped": "KILLED"}.get(str(row.state), "FINISHED")
         facts = {
             "finesweep.state": str(row.state),
@@ -122,10 +129,12 @@ class Tracker:
         self.client.set_terminated(run_id, status)
         self._set_tag(run_id, LOGGED, mark)
 
-    def eval_finished(self, row: Row, record: EvalRecord, samples: Path) -> None:
-        """An eval's own run under its trial's, and its metrics on the trial's run too, where runs are compared."""
+    def eval_finished(self, row: Row, record: EvalRecord, samples: Path, drawn: Drawn | None = None) -> None:
+        """An eval's own run under its trial's; its metrics and pictures on the trial's run too, where runs are
+        compared."""
         trial_run = self.trial_started(row)
         run_id = self._run((EVAL, record.id), f"{row.label}: {record.eval}", parent=trial_run)
+        self._log_pictures({run_id: PLOTS, trial_run: f"{PLOTS}/{record.eval}"}, run_id, str(record.finished), drawn)
         mark = f"{EVAL}.{record.eval}"
         if self._tag(run_id, LOGGED) == str(record.finished) and self._tag(trial_run, mark) == record.id:
             return
@@ -154,6 +163,18 @@ class Tracker:
                 self.client.log_artifact(self.parent, str(path), inside)
         failed = any(str(row.state) == "failed" for row in results.rows)
         self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
+
+    def _log_pictures(self, places: Mapping[str, str], marked: str, mark: str, drawn: Drawn | None) -> None:
+        """Put pictures into the artifacts of runs (run -> folder), once: the run `marked` remembers it."""
+        if drawn is None or self._tag(marked, PICTURES) == mark:
+            return
+        pictures = drawn()
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in pictures.items():
+                (Path(folder) / name).write_bytes(content)
+            for run_id, inside in places.items() if pictures else ():
+                self.client.log_artifacts(run_id, folder, inside)
+        self._set_tag(marked, PICTURES, mark)
 
     # -- runs and tags ----------------------------------------------------------------------------------------------
 

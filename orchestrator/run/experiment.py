@@ -44,11 +44,30 @@ class Work:
         return not self.trials and not self.ready
 
 
+class Draw(Protocol):
+    """Draws the pictures that MLflow gets: file name -> PNG, empty where there is nothing to draw."""
+
+    def training_pictures(self, row: Row) -> dict[str, bytes]:
+        """Those of a training."""
+
+    def eval_pictures(self, row: Row, record: EvalRecord) -> dict[str, bytes]:
+        """Those of one eval of a trial."""
+
+
 class Experiment:
     """Runs what a plan lacks. It is the `Observer` of the run, in the command's own thread."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, sources: Sources, shown: Shown, tracker: Any | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        sources: Sources,
+        shown: Shown,
+        tracker: Any | None = None,
+        draw: Draw | None = None,
+    ):
         self.plan, self.ledger, self.sources, self.shown, self.tracker = plan, ledger, sources, shown, tracker
+        self.draw = draw
         self.planned: dict[str, PlannedTrial] = {trial.id: trial for trial in (*plan.bases, *plan.trials)}
         self.interrupted = 0
         self._evals_left: dict[str, set[str]] = {}
@@ -230,7 +249,8 @@ class Experiment:
                 tokens_per_second=row.train.get("tokens_per_second"),
                 note="",
             )
-        self._track(lambda tracker: tracker.trial_finished(row, self.ledger.trial_folder(record.id)))
+        drawn = self._drawn(row)
+        self._track(lambda tracker: tracker.trial_finished(row, self.ledger.trial_folder(record.id), drawn))
 
     def eval_started(self, task: EvalTask) -> None:
         """An eval was handed to Ray."""
@@ -251,7 +271,25 @@ class Experiment:
         state = State.FAILED if failed else State.DONE if not left else State.EVALUATING
         self.shown.update(task.trial_id, state=state, eval=score)
         samples = self.ledger.trial_folder(task.trial_id) / record.samples
-        self._track(lambda tracker: tracker.eval_finished(self._row(task.trial_id), record, samples))
+        row = self._row(task.trial_id)
+        self._track(lambda tracker: tracker.eval_finished(row, record, samples, self._drawn(row, record)))
+
+    def _drawn(self, row: Row, record: EvalRecord | None = None) -> Callable[[], dict[str, bytes]] | None:
+        """Draws the pictures of a training, or of one of its evals, when they are asked for. A chart that cannot be
+        drawn must cost neither the sweep nor its metrics."""
+        draw = self.draw
+        if draw is None:
+            return None
+
+        def drawn() -> dict[str, bytes]:
+            try:
+                return draw.eval_pictures(row, record) if record is not None else draw.training_pictures(row)
+            except Exception as error:  # whatever a drawing library says of odd numbers
+                what = record.eval if record is not None else "training"
+                self.shown.message(f"pictures of {row.label}, {what}: {type(error).__name__}: {error}")
+                return {}
+
+        return drawn
 
     def _row(self, trial_id: str) -> Row:
         return row_of(self.planned[trial_id], self.ledger, self.sources, with_samples=False)
@@ -283,9 +321,9 @@ class Experiment:
             for row in results.rows:
                 folder = self.ledger.trial_folder(row.id)
                 if row.record is not None:
-                    tracker.trial_finished(row, folder)
+                    tracker.trial_finished(row, folder, self._drawn(row))
                 for record in row.evals.values():
-                    tracker.eval_finished(row, record, folder / record.samples)
+                    tracker.eval_finished(row, record, folder / record.samples, self._drawn(row, record))
             tracker.finished(results, files, source)
 
         self._track(all_rows)

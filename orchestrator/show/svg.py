@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,9 @@ INK = "#010203"
 """Stands for the colour of the page's text until the SVG is made."""
 MOST_POINTS = 300
 """Points of one curve; more are averaged in equal stretches."""
+PNG_DPI = 130
+IMAGE_DPI = 200
+"""Dots per inch of the colour maps inside an SVG."""
 WIDTH = 8.6
 """Inches of a chart that is as wide as the page."""
 
@@ -32,6 +35,14 @@ class Figure:
     alt: str
     """What the chart shows, for those who do not see it."""
     svg: str
+    canvas: Any = field(default=None, repr=False, compare=False)
+    """matplotlib's own figure, for other forms than SVG."""
+
+    def png(self) -> bytes:
+        """The chart as a picture: dark text on white."""
+        out = io.BytesIO()
+        self.canvas.savefig(out, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        return out.getvalue()
 
     def standalone(self) -> str:
         """The SVG as a file of its own: dark text on white."""
@@ -85,7 +96,8 @@ def finish(canvas: Any, name: str, caption: str, alt: str) -> Figure:
 
     out = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        told = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        canvas.savefig(out, format="svg", dpi=IMAGE_DPI, metadata=told)
     text = out.getvalue().decode()
     text = text[text.index("<svg ") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
@@ -102,7 +114,18 @@ def finish(canvas: Any, name: str, caption: str, alt: str) -> Figure:
     )
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", text)
     text = re.sub(r"\n\s*", "\n", text)
-    return Figure(name, caption, alt, text)
+    return Figure(name, caption, alt, text, canvas)
+
+
+def log_axis(axes: Any) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each power of ten, or at the powers alone."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:

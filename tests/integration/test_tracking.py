@@ -76,6 +76,29 @@ def test_a_sweep_is_a_tree_of_runs_and_a_second_time_changes_nothing(store, tmp_
     assert all(run.info.status == "FINISHED" for run in runs.values())
 
 
+def test_pictures_lie_in_the_runs_of_an_eval_and_of_its_trial_and_are_drawn_once(store, tmp_path):
+    drawn = []
+
+    def draw():
+        drawn.append(1)
+        return {"sink.png": b"picture"}
+
+    for _ in range(2):
+        tracker = store()
+        tracker.trial_finished(trained_row(train={}), tmp_path, lambda: {"gradients.png": b"other"})
+        tracker.eval_finished(trained_row(), an_eval(), tmp_path / "none.jsonl", draw)
+    runs = {run.info.run_name: run.info.run_id for run in tracker.client.search_runs([tracker.experiment_id])}
+
+    def files(run, folder):
+        return [file.path for file in tracker.client.list_artifacts(runs[run], folder)]
+
+    assert len(drawn) == 1
+    assert files("baseline: ifeval", "plots") == ["plots/sink.png"]
+    assert files("baseline", "plots/ifeval") == ["plots/ifeval/sink.png"]
+    assert files("baseline", "plots/training") == ["plots/training/gradients.png"]
+    assert len(list((tmp_path / "artifacts").rglob("sink.png"))) == 2
+
+
 def test_artifacts_lie_where_they_were_asked_for(store, tmp_path):
     log_everything(store(), tmp_path / "trial")
     assert list((tmp_path / "artifacts" / "my_sweep").rglob("report.html"))

@@ -4,10 +4,29 @@ import json
 
 from orchestrator.decide.plan import make_plan
 from orchestrator.record.ledger import Ledger
+from orchestrator.record.records import Row
 from orchestrator.registry import installed
 from orchestrator.run.experiment import Experiment
+from tests.unit.analysis_fixture import analysis_record
 from tests.unit.sweep_stand_ins import Catalogue, read
 from tests.unit.test_ledger import finished_trial
+
+
+def test_a_chart_that_cannot_be_drawn_costs_a_line_and_nothing_else():
+    class Broken:
+        def eval_pictures(self, row, record):
+            raise ZeroDivisionError("no numbers")
+
+    said = []
+
+    class Shown:
+        def message(self, text):
+            said.append(text)
+
+    experiment = Experiment(make_plan(read(""), Catalogue()), None, None, Shown(), draw=Broken())
+    record = analysis_record("attention", "t0", [], {})
+    assert experiment._drawn(Row(id="t0", label="baseline"), record)() == {}
+    assert said == ["pictures of baseline, attention: ZeroDivisionError: no numbers"]
 
 
 def test_a_merge_that_is_asked_for_after_training_is_not_passed_over_in_silence(tmp_path):
