@@ -16,6 +16,10 @@ NO_METHOD = "none"
 """`method: none` scores what exists; no module stands behind it."""
 
 
+QUESTIONS = "questions"
+"""The block that has a trial trained on multiple-choice questions, and the ROWS of a method that knows no others."""
+
+
 class Registry:
     """Names of methods and evals with a way to import each. Tests make their own with stand-ins."""
 
@@ -56,6 +60,12 @@ class Registry:
     def own_block(self, method: str) -> str:
         """Name of the block that holds a method's own Config."""
         return method if method == NO_METHOD else str(getattr(self.method(method), "BLOCK", method))
+
+    def asks_questions(self, method: str, blocks: Mapping[str, Any]) -> bool:
+        """Whether a trial with these blocks is trained on multiple-choice questions instead of conversations."""
+        if method == NO_METHOD:
+            return False
+        return blocks.get(QUESTIONS) is not None or getattr(self.method(method), "ROWS", "") == QUESTIONS
 
     def all_blocks(self) -> dict[str, type[BaseModel]]:
         """The blocks of every method together."""

@@ -105,9 +105,9 @@ def read(path: Path) -> str:
 
 def preview(plan: Any, sources: Any, count: int) -> int:
     """Print rows as each trial trains on them; trials that train on the same rows share a block."""
-    from trainables._data import format_preview, prepare
+    from trainables._data import format_preview
     from trainables._data import preview as preview_rows
-    from trainables._fit import tokenizer_arguments
+    from trainables._fit import prepared_rows, tokenizer_arguments
     from trainables._tokenizer import load_tokenizer
 
     blocks: dict[str, list[str]] = {}
@@ -116,9 +116,10 @@ def preview(plan: Any, sources: Any, count: int) -> int:
             continue
         job = sources.job(trial)
         tokenizer = load_tokenizer(**tokenizer_arguments(job))
-        prepared = prepare(job.data, tokenizer, job.cache, job.contents["data"])
+        prepared, task = prepared_rows(job, tokenizer)
         notes = "".join(f"note: {note}\n" for note in prepared.notes)
-        text = notes + format_preview(preview_rows(prepared, tokenizer, count))
+        shown = task.preview(count) if task is not None else preview_rows(prepared, tokenizer, count)
+        text = notes + format_preview(shown)
         blocks.setdefault(f"{prepared.rows}\n{text}", []).append(f"{trial.id} {trial.label}")
     for text, trials in blocks.items():
         print("\n".join(trials), text, sep="\n", end="\n\n")

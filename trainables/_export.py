@@ -26,7 +26,7 @@ def describe(
     from trainables._tokenizer import probe
 
     # An adapter needs its base as it was read; a whole model is its own base.
-    read = {"quantization": quantization} if kind == "adapter" else {}
+    read = {"quantization": quantization} if kind != "full" else {}
     return {
         "kind": kind,
         "method": job.method,
@@ -111,7 +111,7 @@ def content_hash(folder: Path) -> str:
         if known["chat_template"]:
             known["chat_template"] = hashlib.sha256(Path(known["chat_template"]).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    if description["kind"] != "adapter" or not description["base"]["hash"]:
+    if description["kind"] not in ("adapter", "soft_prompt") or not description["base"]["hash"]:
         return _files_hash(folder)
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     config.pop("base_model_name_or_path", None)
@@ -335,20 +335,31 @@ def load(folder: Path, model: Any = None) -> Loaded:
 
             fit_vocabulary(model, tokenizer)
             model = put_on(model, adapter)
+    if kind == "soft_prompt":
+        from trainables._soft_prompts import put_before
+
+        fit_vocabulary(model, tokenizer)
+        model = put_before(model, folder, description)
     scaling = scaling_of(folder, description)
     if scaling is not None:
         scaling.install(model)
     model.eval()
     model.config.use_cache = True
     limit = getattr(model.config, "max_position_embeddings", None) or 2048
-    return Loaded(
+    subject, bos = Loaded, description["bos"]
+    if kind == "soft_prompt":
+        from trainables._prompt_export import LoadedSoftPrompt
+
+        # The prefix takes its part of the context, and holds the BOS.
+        subject, bos, limit = LoadedSoftPrompt, "template", limit - len(model.prefix)
+    return subject(
         model=model,
         tokenizer=tokenizer,
         # Where layers are spread, tokens go to the one that the embeddings are on.
         device=str(model.get_input_embeddings().weight.device),
         max_length=int(limit),
         stop_token_ids=tuple(stop_token_ids(tokenizer)),
-        bos=description["bos"],
+        bos=bos,
         stop_strings=stop_strings(tokenizer),
         scaling=scaling,
         description=description,

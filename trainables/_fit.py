@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
 def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     from transformers import set_seed
 
-    from trainables._data import front, prepare
+    from trainables._data import front
     from trainables._loop import Loop
     from trainables._merge import scored
     from trainables._model import place
@@ -64,22 +65,27 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     method = import_module(f"trainables.{job.method}")
 
     tokenizer = load_tokenizer(**tokenizer_arguments(job))
-    prepared = prepare(job.data, tokenizer, job.cache, job.contents.get("data"))
+    prepared, task = prepared_rows(job, tokenizer)
+    if task is not None and len(prepared.heldout):
+        # Questions are held out to choose by: the last prefix is what training goes on from, the best is exported.
+        job = replace(job, train=job.train.model_copy(update={"keep": "best"}))
 
     micro_batch, accumulation = batch_shape(
         job.train.global_batch, reporter.world_size, job.train.micro_batch, job.train.accumulation
     )
-    loop = Loop(job, reporter, tokenizer, prepared, placement, micro_batch, accumulation)
+    loop = Loop(job, reporter, tokenizer, prepared, placement, micro_batch, accumulation, task)
 
     # Fresh weights of an adapter must not depend on whether the rows came from the cache.
     set_seed(job.seed)
     quantization = method.quantization(config) if hasattr(method, "quantization") else None
-    model, loop.scaling = _build(job, config, placement, tokenizer, quantization)
+    model, loop.scaling = _build(job, config, placement, tokenizer, quantization, task)
     if loop.scaling is not None:
         loop.scaling.bos, loop.scaling.pad_id = front(prepared, tokenizer), tokenizer.pad_token_id
     built = Built.of(model)
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
+    if hasattr(method, "told"):
+        loop.told = lambda model: method.told(model, config)
 
     def export(name: str) -> None:
         """Write the weights as they are now. Every rank takes part: each holds a piece of a divided model."""
@@ -97,6 +103,7 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
                 quantization=quantization,
                 scaling=loop.scaling,
                 name=name,
+                task=task,
             )
         trained.config.use_cache = False
 
@@ -122,8 +129,23 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     return content
 
 
+def prepared_rows(job: Job, tokenizer: Any) -> tuple[Any, Any]:
+    """(the rows of a job, and the task that they are where they are questions, else None)."""
+    from trainables._data import prepare
+    from trainables._question_settings import Questions
+
+    block = job.blocks.get("questions")
+    trained_on = getattr(import_module(f"trainables.{job.method}"), "ROWS", "conversations")
+    if block is None and trained_on != "questions":
+        return prepare(job.data, tokenizer, job.cache, job.contents.get("data")), None
+    from trainables._question_task import QuestionTask
+
+    task = QuestionTask(job, tokenizer, Questions(**(block or {})), prefixed=trained_on == "questions")
+    return task.prepared, task
+
+
 def _build(
-    job: Job, config: Settings, placement: Any, tokenizer: Any, quantization: dict[str, Any] | None
+    job: Job, config: Settings, placement: Any, tokenizer: Any, quantization: dict[str, Any] | None, task: Any
 ) -> tuple[Any, "Scaling | None"]:
     """The model as the method trains it, read as `quantization` says or as the method wants to read it, and the
     scaling that is on it."""
@@ -136,7 +158,8 @@ def _build(
     # Measured on the base's own table, before anything is added to it.
     scaling = Scaling.of(block, base) if block is not None else None
     fit_vocabulary(base, tokenizer)
-    model = method.build(base, config)
+    # What stands before a question is the template's and the text's, which a prefix begins as.
+    model = method.build(base, config, task) if hasattr(method, "ROWS") else method.build(base, config)
     for name, value in special_ids(tokenizer).items():
         if value is not None:
             setattr(model.config, name, value)
@@ -190,6 +213,7 @@ def write_export(
     weights: dict[str, Any] | None = None,
     scaling: "Scaling | None" = None,
     name: str = "export",
+    task: Any = None,
 ) -> Path:
     """Write an export whole: into a folder beside it, then renamed into place, so that half an export never exists.
 
@@ -201,14 +225,19 @@ def write_export(
     target, fresh = job.folder / name, job.folder / f".export-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
+    more: dict[str, Any] = {} if task is None else {"questions": task.described()}
     if kind == "adapter":
         save(model, fresh, weights)
-    else:
+    elif kind == "full":
         model.save_pretrained(fresh, state_dict=weights)
+    else:
+        prefix = import_module(f"trainables.{job.method}").save(model, fresh)
+        more["prefix"] = {**prefix, "opening": task.opening, "before": task.before}
     tokenizer.save_pretrained(fresh)
     if scaling is not None:
         scaling.write(fresh)
     description = describe(job, kind=kind, dtype=dtype, version=version, tokenizer=tokenizer, quantization=quantization)
+    description |= more
     write_json(fresh / "export.json", description)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)

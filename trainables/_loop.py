@@ -46,10 +46,15 @@ class Loop:
         placement: Placement,
         micro_batch: int,
         accumulation: int,
+        task: Any = None,
     ):
         self.job, self.reporter, self.tokenizer = job, reporter, tokenizer
         self.prepared, self.placement = prepared, placement
         self.micro_batch, self.accumulation = micro_batch, accumulation
+        self.task = task
+        """The questions that are trained on (`_question_task.QuestionTask`); None for conversations."""
+        self.told: Callable[[Any], dict[str, Any]] | None = None
+        """What a method has to tell of its weights at every measurement: {"metrics": {...}, and what else}."""
         self.rows: Any = prepared.train
         self.notes: list[str] = []
         if job.data.packing:
@@ -217,7 +222,10 @@ class Loop:
                 return super().create_optimizer(model)
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-            found = causal_loss(outputs.logits, labels, num_items_in_batch)
+            if self.task is not None:
+                found = self.task.loss(outputs, labels, num_items_in_batch)
+            else:
+                found = causal_loss(outputs.logits, labels, num_items_in_batch)
             self.gradients.after_forward(found, labels)
             return found
 
@@ -240,6 +248,9 @@ class Loop:
         """Model and optimizer are wrapped for training."""
         clip_and_tell(self.trainer, self.job.train.max_grad_norm)
         self.gradients.begin(self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped))
+        if self.task is not None:
+            # The curve begins where training does, and the beginning may be the best.
+            self.measure(0)
         if self.job.data.packing:
             model = self.trainer.model_wrapped
             model.eval()
@@ -249,6 +260,8 @@ class Loop:
 
     def batch(self, rows: list[Any]) -> dict[str, Any]:
         """Rows or packs as tensors."""
+        if self.task is not None:
+            return dict(self.task.collate(rows))
         pad, whole = self.tokenizer.pad_token_id, self.job.data.padding == "max_length"
         width = self.job.data.max_length if whole else 1
         if self.job.data.packing:
@@ -308,29 +321,33 @@ class Loop:
             return
         began = time.perf_counter()
         with self.trainer.compute_loss_context_manager():
-            total, count, own = heldout_sums(
-                self.trainer.model_wrapped,
-                self.prepared.heldout,
-                self.functions,
-                rank=self.reporter.rank,
-                world=self.reporter.world_size,
-                micro_batch=self.micro_batch,
-                pad_id=self.tokenizer.pad_token_id,
-                device=self.placement.device,
-            )
-        entry = {
-            "step": step,
-            "epoch": step / self.steps_per_epoch,
-            "loss": total / max(count, 1),
-            "targets": int(count),
-            **({"metrics": own} if self.functions else {}),
-        }
+            entry = {"step": step, "epoch": step / self.steps_per_epoch, **self._measured()}
         self.heldout.append(entry)
-        self._pending.append({"step": step, "heldout_loss": entry["loss"], **own})
+        self._pending.append({"step": step, "heldout_loss": entry["loss"], **entry.get("metrics", {})})
         if self.job.train.keep == "best" and self.best is entry and self.write_best is not None:
             self.write_best(step)
         # Time spent measuring is not training time.
         self._clock += time.perf_counter() - began
+
+    def _measured(self) -> dict[str, Any]:
+        """Loss, targets and metrics of the held-out rows now."""
+        model, rank, world = self.trainer.model_wrapped, self.reporter.rank, self.reporter.world_size
+        if self.task is not None:
+            found: dict[str, Any] = self.task.measure(model, rank, world, self.placement.device)
+            more = self.told(self.trainer.accelerator.unwrap_model(model)) if self.told else {}
+            return {**found, **more, "metrics": {**found["metrics"], **more.get("metrics", {})}}
+        total, count, own = heldout_sums(
+            model,
+            self.prepared.heldout,
+            self.functions,
+            rank=rank,
+            world=world,
+            micro_batch=self.micro_batch,
+            pad_id=self.tokenizer.pad_token_id,
+            device=self.placement.device,
+        )
+        metrics = {"metrics": own} if self.functions else {}
+        return {"loss": total / max(count, 1), "targets": int(count), **metrics}
 
     @property
     def verdict(self) -> Verdict:

@@ -66,7 +66,7 @@ def record(loop: Any, built: Built, *, started: float, scored: str) -> dict[str,
         "checkpoint": loop.reporter.last_checkpoint(),
         "resumed_at_step": loop.resumed_at,
         "summary": _summary(loop, built),
-        "preview": preview(loop.prepared, loop.tokenizer, 2),
+        "preview": loop.task.preview(2) if loop.task is not None else preview(loop.prepared, loop.tokenizer, 2),
         "tokenizer_probe": probe(loop.tokenizer),
         "notes": [
             *loop.placement.notes,

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from trainables._adapter_settings import AdapterSettings
 from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
+from trainables._question_settings import QUESTIONS
 from trainables._settings import TrainSettings
 from trainables.core import adapters
 from trainables.core.footprint import Footprint
@@ -17,7 +18,7 @@ VERSION = 1
 
 SUMMARY = "low-rank adapters beside the linear layers of a frozen base model"
 
-BLOCKS = {**SCALING, **PARALLEL}
+BLOCKS = {**SCALING, **PARALLEL, **QUESTIONS}
 
 EXPORT = "adapter"
 

@@ -9,6 +9,7 @@ from trainables import lora
 from trainables._adapter_settings import AdapterSettings
 from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
+from trainables._question_settings import QUESTIONS
 from trainables._settings import EXECUTION
 from trainables.core import adapters
 from trainables.core.footprint import Footprint
@@ -18,7 +19,7 @@ VERSION = 1
 
 SUMMARY = "low-rank adapters beside a frozen base model that is read in 4 or 8 bits"
 
-BLOCKS = {**SCALING, **PARALLEL}
+BLOCKS = {**SCALING, **PARALLEL, **QUESTIONS}
 
 EXPORT = "adapter"
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
+from trainables._question_settings import QUESTIONS
 from trainables._settings import Settings
 
 VERSION = 1
@@ -12,7 +13,7 @@ VERSION = 1
 SUMMARY = "full-parameter supervised fine-tuning"
 
 
-BLOCKS = {**SCALING, **PARALLEL}
+BLOCKS = {**SCALING, **PARALLEL, **QUESTIONS}
 
 
 class Config(Settings):

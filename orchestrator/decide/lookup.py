@@ -121,8 +121,15 @@ class Lookup:
         if adapter is not None:
             known |= self.known("adapter", lambda: self.contents.adapter(adapter))
         if data is not None and settings.method != NO_METHOD:
-            known |= self.known("data.path", lambda: self.contents.data(data))
+            known |= self.known("data.path", lambda: self._rows(settings))
         return known
+
+    def _rows(self, settings: TrialSettings) -> Known:
+        """What a trial is trained on."""
+        assert settings.data is not None, "a trial that trains has data"
+        # Questions have the layouts that evals read too.
+        asks = self.registry.asks_questions(settings.method, settings.blocks)
+        return self.contents.data(settings.data, "eval" if asks else "train")
 
     def check_functions(self, trials: list[TrialSettings]) -> None:
         """Whether the modules of train.metrics are there."""
@@ -133,8 +140,10 @@ class Lookup:
         """What one trial takes, as far as that can be known here."""
         data, rows = settings.data, None
         if data is not None and settings.method != NO_METHOD:
-            found = self.ask("data.path", lambda: self.contents.data(data))
-            rows = found.rows if found else None
+            found = self.ask("data.path", lambda: self._rows(settings))
+            # Of questions, those of one split are trained on: how many is known when they are read.
+            asks = self.registry.asks_questions(settings.method, settings.blocks)
+            rows = found.rows if found and not asks else None
         shapes = self.shapes_of(settings)
         try:
             return estimate(settings, rows=rows, shapes=shapes, registry=self.registry)
@@ -179,8 +188,10 @@ class Lookup:
 
     def trained_on(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> list[str]:
         """Where an eval reads the very data that a trial is trained on, one line per eval."""
-        trained = [trial.data for trial in trials if trial.data is not None and trial.method != NO_METHOD]
-        hashes = {found.hash for data in trained if (found := self.ask("data.path", partial(self.contents.data, data)))}
+        trained = [trial for trial in trials if trial.data is not None and trial.method != NO_METHOD]
+        # Questions of one file are trained on, validate and are scored by their splits.
+        rows_of = [trial for trial in trained if not self.registry.asks_questions(trial.method, trial.blocks)]
+        hashes = {found.hash for trial in rows_of if (found := self.ask("data.path", partial(self._rows, trial)))}
         lines = []
         for name, config in evals.items():
             rows, key = eval_rows(config), f"evals.{name}.data"

@@ -117,7 +117,8 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
         mistakes += format_mistakes(parts["model"], parts["data"])
     if not mistakes and method != NO_METHOD:
         mistakes += batch_mistakes(parts["train"], parts["resources"].workers)
-        mistakes += watching_mistakes(parts["train"], parts.get("data"), blocks)
+        asks = registry.asks_questions(method, blocks)
+        mistakes += watching_mistakes(parts["train"], parts.get("data"), blocks, asks)
     if mistakes:
         return None, mistakes
     return TrialSettings(method=method, adapter=adapter, blocks=blocks, seed=seed, **parts), []

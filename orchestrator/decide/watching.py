@@ -5,15 +5,20 @@ from typing import Any
 
 from orchestrator.decide.settings import TRAIN_METRICS
 from orchestrator.errors import Mistake
+from trainables._question_settings import METRICS
 from trainables._settings import DataSettings, TrainSettings
 
 HELDOUT_LOSS = "train/heldout_loss"
 
 
 def watching_mistakes(
-    train: TrainSettings, data: DataSettings | None, blocks: Mapping[str, Mapping[str, Any]]
+    train: TrainSettings,
+    data: DataSettings | None,
+    blocks: Mapping[str, Mapping[str, Any]],
+    asks_questions: bool = False,
 ) -> list[Mistake]:
-    """Settings of one trial that ask for a measurement which it does not make. `blocks`: the blocks that it has."""
+    """Settings of one trial that ask for a measurement which it does not make. `blocks`: the blocks that it has;
+    `asks_questions`: it is trained on questions, which have a validation split instead of held-out rows."""
     found: list[Mistake] = []
     needs = {
         "train.early_stopping_patience": train.early_stopping_patience,
@@ -21,13 +26,17 @@ def watching_mistakes(
         "train.metrics": list(train.metrics) or None,
     }
     for key, value in needs.items():
-        if value is not None and data is not None and data.heldout == 0:
+        if value is not None and data is not None and data.heldout == 0 and not asks_questions:
             rule = "is measured on held-out rows, and data.heldout is 0"
             found.append(Mistake(key, value, rule, "Set data.heldout above 0."))
     if train.best_metric != HELDOUT_LOSS:
         if train.best_metric in TRAIN_METRICS:
             rule = f"must be {HELDOUT_LOSS}, or train/NAME of a function of train.metrics"
             found.append(Mistake("train.best_metric", train.best_metric, rule))
+        elif asks_questions:
+            if train.best_metric not in METRICS:
+                rule = f"must be {HELDOUT_LOSS} or {METRICS[0]}, which are measured of questions"
+                found.append(Mistake("train.best_metric", train.best_metric, rule))
         elif not train.metrics:
             fix = 'Write `train: {metrics: ["my_module:my_function"]}`.'
             found.append(Mistake("train.best_metric", train.best_metric, "train.metrics names no function", fix))

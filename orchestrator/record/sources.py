@@ -38,7 +38,9 @@ class Sources:
         """What a worker needs to train this trial. Raises MissingDataError where the model or data is not there."""
         settings = trial.settings
         assert settings.data is not None, "a trial that trains has data"
-        model, data = self.contents.model(settings.model), self.contents.data(settings.data)
+        asks = self.registry.asks_questions(settings.method, settings.blocks)
+        model = self.contents.model(settings.model)
+        data = self.contents.data(settings.data, "eval" if asks else "train")
         for key, content in (("model.path", model), ("data.path", data)):
             if content.unresolved:
                 raise MissingDataError(f"{key}: {content.unresolved}")

@@ -130,9 +130,9 @@ class Experiment:
         Raises MissingDataError for rows, tokenizers and templates that cannot be used.
         """
         notes: list[str] = []
-        checked: list[tuple[Any, Any]] = []
+        checked: list[tuple[Any, ...]] = []
         for task in work.trials:
-            rows = (task.job.model, task.job.data)
+            rows = (task.job.model, task.job.data, task.job.blocks.get("questions"))
             if rows not in checked:
                 checked.append(rows)
                 notes += prepared_notes(task.job)
@@ -344,13 +344,13 @@ class Experiment:
 
 def prepared_notes(job: Job) -> list[str]:
     """Prepare a job's rows as its workers will find them in the cache; returns the notes."""
-    from trainables._data import prepare
-    from trainables._fit import tokenizer_arguments
+    from trainables._fit import prepared_rows, tokenizer_arguments
     from trainables._tokenizer import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(**tokenizer_arguments(job))
-        return prepare(job.data, tokenizer, job.cache, job.contents.get("data")).notes
+        prepared, _ = prepared_rows(job, tokenizer)
+        return list(prepared.notes)
     except ValueError as error:
         raise MissingDataError(str(error)) from error
 

@@ -11,6 +11,7 @@ from trainables._export import load
 from trainables._fit import fit
 from trainables._model import load_model, place
 from trainables._settings import ModelSettings, Settings
+from trainables.builtin.sources import write
 
 METHODS = [name for name in installed().methods if name != NO_METHOD]
 MINI = ModelSettings(path="builtin:mini")
@@ -34,7 +35,7 @@ def test_a_method_says_what_it_is_and_which_version(name):
     assert isinstance(module.VERSION, int)
     assert module.SUMMARY
     assert "\n" not in module.SUMMARY
-    assert getattr(module, "EXPORT", "full") in ("full", "adapter")
+    assert getattr(module, "EXPORT", "full") in ("full", "adapter", "soft_prompt")
     assert all(issubclass(block, Settings) for block in getattr(module, "BLOCKS", {}).values())
 
 
@@ -65,7 +66,10 @@ def test_a_built_model_trains_what_is_planned(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_export_gives_back_the_model_that_was_trained(name, tmp_path):
-    task = job(tmp_path, method=name, data={"max_rows": 8, "heldout": 0}, train={"max_steps": 1, "warmup_ratio": 0})
+    rows = getattr(module_of(name), "ROWS", "conversations")
+    data = {"path": str(write("questions", tmp_path))} if rows == "questions" else {}
+    data |= {"max_rows": 8, "heldout": 0}
+    task = job(tmp_path, method=name, data=data, train={"max_steps": 1, "warmup_ratio": 0})
     content = fit(task, LocalReporter())
     assert content["method"] == name
     description = json.loads((task.folder / "export" / "export.json").read_text())

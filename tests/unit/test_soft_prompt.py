@@ -1,0 +1,243 @@
+"""Soft prompts on the miniature: what is read, what trains, what is exported, and what PEFT makes of it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tests.local_reporter import LocalReporter, job
+from trainables._export import load
+from trainables._fit import fit, prepared_rows, tokenizer_arguments
+from trainables._model import load_model, place
+from trainables._settings import ModelSettings
+from trainables._soft_prompts import attach
+from trainables._tokenizer import load_tokenizer
+from trainables.builtin.sources import write
+from trainables.soft_prompt import Config
+
+MINI = ModelSettings(path="builtin:mini")
+SHORT = {"train_sample": 24, "validation_sample": 12}
+KINDS = (
+    {},
+    {"reparametrisation": "mlp"},
+    {"kind": "prefix"},
+    {"kind": "prefix", "reparametrisation": "mlp"},
+    {"kind": "p_tuning"},
+)
+
+
+def soft_job(folder, prompt=None, questions=None, train=None, data=None, **rest):
+    return job(
+        folder,
+        method="soft_prompt",
+        data={"path": str(write("questions", folder / "data")), "max_rows": None, **(data or {})},
+        train={"epochs": 9, "max_steps": 2, "learning_rate": 0.03, "warmup_ratio": 0, **(train or {})},
+        blocks={"soft_prompt": prompt or {}, "questions": {**SHORT, **(questions or {})}},
+        **rest,
+    )
+
+
+def task_of(job_):
+    tokenizer = load_tokenizer(**tokenizer_arguments(job_))
+    return prepared_rows(job_, tokenizer)[1]
+
+
+def base():
+    return load_model(MINI, place(MINI)).eval()
+
+
+def prompted(task, config=None):
+    torch.manual_seed(0)
+    return attach(base(), Config(**(config or {})), task).eval()
+
+
+def questions(folder):
+    rows = [json.loads(line) for line in write("questions", folder / "data").read_text().splitlines()]
+    return [row for row in rows if row["split"] == "test"]
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_a_batch_padded_on_the_left_gives_what_each_question_alone_gives(config, tmp_path):
+    task = task_of(soft_job(tmp_path))
+    model = prompted(task, config)
+    rows = sorted(task.prepared.train, key=lambda row: len(row.ids))
+    rows = [rows[0], rows[-1], rows[len(rows) // 2]]
+    assert len({len(row.ids) for row in rows}) > 1
+    batch = task.collate(rows)
+    batch.pop("labels")
+    with torch.no_grad():
+        together = model(**batch).logits[:, -1]
+        alone = torch.cat([model(torch.tensor([row.ids])).logits[:, -1] for row in rows])
+    assert together.sub(alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_a_cache_and_positions_of_the_own_tokens_give_what_the_whole_input_gives(config, tmp_path):
+    task = task_of(soft_job(tmp_path))
+    model = prompted(task, config)
+    ids = torch.tensor([task.prepared.train[0].ids])
+    with torch.no_grad():
+        whole = model(ids).logits
+        first = model(ids[:, :5], use_cache=True)
+        mask = torch.ones_like(ids)
+        rest = model(ids[:, 5:], attention_mask=mask, past_key_values=first.past_key_values, use_cache=True).logits
+    assert whole.shape[1] == ids.shape[1]
+    assert torch.cat([first.logits, rest], 1).sub(whole).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("config", [{}, {"kind": "prefix"}])
+def test_a_prefix_begins_as_its_text(config, tmp_path):
+    task = task_of(soft_job(tmp_path))
+    model, plain = prompted(task, config), base()
+    for question in task.questions["heldout"][:3]:
+        ids = task.tokenize(task._ask(question).text)
+        with torch.no_grad():
+            text = plain(torch.tensor([ids])).logits[0, -1]
+            matrix = model(torch.tensor([task.row(question).ids])).logits[0, -1]
+        assert text.sub(matrix).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_training_moves_the_prefix_alone_and_peft_reads_the_export(config, tmp_path):
+    task_job = soft_job(tmp_path, config)
+    task = task_of(task_job)
+    model = prompted(task, config)
+    before = {name: tensor.clone() for name, tensor in model.base.state_dict().items()}
+    content = fit(task_job, LocalReporter())
+    trains = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert content["summary"]["trainable_parameters"] == trains
+    assert trains == sum(p.numel() for p in model.prefix.parameters())
+
+    export = task_job.folder / "export"
+    description = json.loads((export / "export.json").read_text())
+    assert description["kind"] == "soft_prompt"
+    subject = load(export)
+    for name, tensor in subject.model.base.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    peft = PeftModel.from_pretrained(base(), str(export)).eval()
+    for row in questions(tmp_path)[::60]:
+        text = subject.question(row["question"], row["choices"])
+        ids = torch.tensor([subject.tokenize(text)])
+        with torch.no_grad():
+            own = subject.model(ids).logits[:, -1]
+            other = peft(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
+        assert own.sub(other).abs().max() < 1e-5
+
+
+def test_gradients_reach_the_prefix_alone(tmp_path):
+    task = task_of(soft_job(tmp_path))
+    model = prompted(task).train()
+    batch = task.collate(task.prepared.train[:4])
+    labels = batch.pop("labels")
+    task.loss(model(**batch), labels).backward()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert touched == {"prefix.rows"}
+    assert model.prefix.rows.grad.abs().sum() > 0
+
+
+def test_the_loss_is_the_cross_entropy_of_the_letter_at_the_answer(tmp_path):
+    for over in ("vocab", "choices"):
+        task = task_of(soft_job(tmp_path, questions={"loss_over": over}))
+        model = prompted(task)
+        rows = task.prepared.train[:3]
+        batch = task.collate([*rows, None])
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            loss = float(task.loss(model(**batch), labels, torch.tensor(3)))
+            expected = 0.0
+            for row in rows:
+                scores = model(torch.tensor([row.ids])).logits[0, -1]
+                letters = [task.letter_ids[place] for place in range(4)]
+                kept = scores if over == "vocab" else scores[letters]
+                target = letters[row.answer] if over == "vocab" else row.answer
+                expected -= float(kept.log_softmax(-1)[target]) / 3
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_best_prefix_by_validation_is_exported_and_the_beginning_counts(tmp_path):
+    # The steps are too large: what is learnt at first is lost again.
+    train = {"learning_rate": 2.0, "max_steps": 4, "heldout_every": 1, "lr_schedule": "constant"}
+    task = soft_job(tmp_path, train=train)
+    content = fit(task, LocalReporter())
+    losses = [entry["loss"] for entry in content["heldout"]]
+    assert [entry["step"] for entry in content["heldout"]] == [0, 1, 2, 3, 4]
+    best = losses.index(min(losses))
+    assert 0 < best < 4, "the last is not the best here"
+    assert content["exported"] == {"step": best, "keep": "best", "metric": "train/heldout_loss", "value": losses[best]}
+    subject = load(task.folder / "export")
+    found = task_of(task).measure(subject.model, 0, 1, "cpu")
+    assert found["loss"] == pytest.approx(losses[best], abs=1e-5)
+    entry = content["heldout"][-1]
+    names = ("heldout_accuracy", "sample_loss", "sample_accuracy", "prefix_norm", "prefix_mean", "prefix_std")
+    assert all(f"train/{name}" in entry["metrics"] for name in (*names, "prefix_distance"))
+    assert len(entry["nearest"][0]) == 3
+    assert entry["nearest"][0][0]["similarity"] <= 1.0
+
+
+def test_nothing_is_trained_or_chosen_on_the_test_split(tmp_path):
+    for changes, key in (
+        ({"data": {"split": "test"}}, "data.split"),
+        ({"data": {"split": "val"}}, "data.split"),
+        ({"data": {"split": "all"}}, "data.split"),
+        ({"questions": {"validation_split": "test"}}, "validation_split"),
+        ({"questions": {"validation_split": "all"}}, "validation_split"),
+        ({"questions": {"validation_split": "train"}}, "data.split"),
+        ({"questions": {"validation_split": "nowhere"}}, "questions.validation_split"),
+    ):
+        with pytest.raises(ValueError, match=key):
+            task_of(soft_job(tmp_path, **changes))
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path):
+    whole = fit(soft_job(tmp_path / "whole", train={"max_steps": 4, "save_every": 2}), LocalReporter())
+    folder = tmp_path / "cut"
+    keep = folder / "kept"
+    keep.mkdir(parents=True)
+    task = soft_job(folder, train={"max_steps": 4, "save_every": 2})
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, LocalReporter(keep=keep, stop_after=2))
+    saved = keep / "checkpoint-2"
+    assert sum(file.stat().st_size for file in saved.glob("*.safetensors")) < 100_000, "a checkpoint holds no base"
+    resumed = fit(task, LocalReporter(resume=saved))
+    assert resumed["resumed_at_step"] == 2
+    assert [point["loss"] for point in resumed["steps"]] == pytest.approx([point["loss"] for point in whole["steps"]])
+    assert resumed["heldout"][-1]["loss"] == pytest.approx(whole["heldout"][-1]["loss"])
+
+
+DATED = (
+    "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% if loop.first %}{{ 'Today Date: ' + date_string + '\\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+ON_A_DAY = """
+import json, sys
+from datetime import datetime
+import transformers.utils.chat_template_utils as module
+class Then(datetime):
+    @classmethod
+    def now(cls, tz=None): return cls(int(sys.argv[1]), 3, 4)
+module.datetime = Then
+from pathlib import Path
+from tests.unit.test_soft_prompt import soft_job, task_of
+from dataclasses import replace
+job = soft_job(Path(sys.argv[2]))
+job = replace(job, model=job.model.model_copy(update={"chat_template": sys.argv[3]}))
+task = task_of(job)
+print(json.dumps([task.before_ids(), [row.ids for row in task.prepared.train], task.before]))
+"""
+
+
+def test_ids_are_the_same_in_two_processes_on_two_days(tmp_path):
+    template = tmp_path / "dated.jinja"
+    template.write_text(DATED)
+    found = []
+    for year in ("2021", "2030"):
+        command = [sys.executable, "-c", ON_A_DAY, year, str(tmp_path), str(template)]
+        found.append(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
+    assert found[0] == found[1]
+    assert "Today Date: 26 Jul 2024" in found[0][2]

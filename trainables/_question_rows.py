@@ -1,0 +1,58 @@
+"""Which questions are trained on, and which validate: two splits that never mix, and neither is what is scored."""
+
+import random
+from collections.abc import Sequence
+
+from trainables._question_settings import NEVER, Questions
+from trainables._questions import EVERY, load_questions, split_name
+from trainables._rows import DataError
+from trainables._settings import DataSettings
+from trainables.core.questions import Question
+
+AUXILIARY = "auxiliary_train"
+"""What MMLU calls the questions to train on: taken where `data.split` is left at `train` and there is no such split."""
+
+
+def training_questions(data: DataSettings, asked: Questions) -> list[Question]:
+    """The questions of `data.split`, at most `data.max_rows`, then the sample of them.
+
+    Raises DataError where there is none, and for a split that is there to be scored or to choose by.
+    """
+    split = split_name(data.split)
+    if split in NEVER:
+        raise DataError(f"data.split: nothing is trained on {data.split!r}, which is scored. Name another split.")
+    if split in (split_name(asked.validation_split), EVERY):
+        raise DataError(
+            f"data.split: {data.split!r} holds the questions of questions.validation_split "
+            f"({asked.validation_split!r}), which choose what is exported. Name two splits."
+        )
+    try:
+        found = load_questions(data, {data.split: "data.split"}, asked.columns)[data.split]
+    except DataError:
+        if data.split != "train":
+            raise
+        try:
+            found = load_questions(data, {AUXILIARY: "data.split"}, asked.columns)[AUXILIARY]
+        except DataError:
+            found = []
+        if not found:
+            raise
+    return sample(found[: data.max_rows], asked.train_sample, asked.sample_seed)
+
+
+def validation_questions(data: DataSettings, asked: Questions) -> list[Question]:
+    """The held-out questions that choose what is exported. Raises DataError where there is none."""
+    split = asked.validation_split
+    whole = data.model_copy(update={"max_rows": None})
+    found = load_questions(whole, {split: "questions.validation_split"}, asked.columns)[split]
+    return sample(found, asked.validation_sample, asked.sample_seed)
+
+
+def sample(questions: Sequence[Question], count: int | None, seed: int) -> list[Question]:
+    """`count` of the questions, drawn by the seed, in their own order; all of them where there are no more. A larger
+    sample of one seed holds the smaller ones."""
+    if count is None or count >= len(questions):
+        return list(questions)
+    places = list(range(len(questions)))
+    random.Random(f"questions {seed}").shuffle(places)
+    return [questions[place] for place in sorted(places[:count])]

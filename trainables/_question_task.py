@@ -1,0 +1,313 @@
+"""Training on questions: rows, batches, loss and measurements, for whatever method trains."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+from trainables._question_rows import training_questions, validation_questions
+from trainables._question_settings import Questions
+from trainables._rows import DataError
+from trainables._settings import Job
+from trainables._tokenizer import leading_ids
+from trainables.core import questions as core
+from trainables.core.loss import IGNORED
+from trainables.core.questions import Asked, Question
+from trainables.core.rendering import opening, prompt_text, template_renderer
+from trainables.core.template_date import with_date
+
+COUNT = 1 << 24
+"""A label is the right letter's token + COUNT x choices: no vocabulary has so many tokens."""
+SAMPLE = 256
+"""Questions of the training split that are measured beside the validation ones, at most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question as tokens."""
+
+    ids: tuple[int, ...]
+    """What the model reads, up to and with the lead-in of the answer."""
+    answer: int
+    """Place of the right choice."""
+    choices: int
+
+
+class Rows(Sequence[Row]):
+    """Questions as tokens."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = list(rows)
+        self.lengths = np.array([len(row.ids) + 1 for row in rows], dtype=np.int64)
+        self.target_counts = np.ones(len(rows), dtype=np.int64)
+        self.numbers = np.arange(len(rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+
+@dataclass(frozen=True)
+class PreparedQuestions:
+    """What a loop trains on, in the shape of `_data.Prepared`."""
+
+    train: Rows
+    heldout: Rows
+    rows: dict[str, Any]
+    tokens: int
+    targets: int
+    notes: list[str] = field(default_factory=list)
+    bos: int | None = None
+
+
+def fix_date(tokenizer: Any, day: str) -> None:
+    """Have the tokenizer's chat template write this day wherever it writes today's."""
+    tokenizer.chat_template = with_date(tokenizer.chat_template, date.fromisoformat(day))
+
+
+class QuestionTask:
+    """The questions of a job, asked under its template.
+
+    `prefixed`: the model brings what comes before a question itself, so that rows begin with the question. Raises
+    ValueError where the questions cannot be had or their choices are not one token each.
+    """
+
+    def __init__(self, job: Job, tokenizer: Any, asked: Questions, prefixed: bool) -> None:
+        self.job, self.tokenizer, self.asked, self.prefixed = job, tokenizer, asked, prefixed
+        _check(job)
+        fix_date(tokenizer, asked.date)
+        self.opening = opening(template_renderer(tokenizer), [], "user")
+        train, heldout = training_questions(job.data, asked), validation_questions(job.data, asked)
+        for key, found, split in (
+            ("data.split", train, job.data.split),
+            ("questions.validation_split", heldout, asked.validation_split),
+        ):
+            if not found:
+                raise DataError(
+                    f"{key}: {job.data.path!r} has no question of the split {split!r}. Name one that it has."
+                )
+        self.questions = {"train": train, "heldout": heldout}
+        most = max(len(question.choices) for question in (*train, *heldout))
+        wanted = asked.letters or core.LETTERS
+        if asked.letters and len(asked.letters) < most:
+            raise ValueError(f"questions.letters: a question has {most} choices (got {', '.join(asked.letters)}).")
+        try:
+            self.letters, self.lead_in = core.fitting(
+                self.tokenize,
+                lambda letters, lead: self._ask(train[0], letters, lead).text,
+                most,
+                wanted,
+                asked.lead_in,
+            )
+        except ValueError as error:
+            raise ValueError(f"questions.letters: {error}") from error
+        self.before = self._ask(train[0]).before
+        self.letter_ids = core.choice_ids(self.tokenize, self._ask(train[0]).text, self.letters)
+        self.prepared = self._prepare()
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a rendered text under the BOS rule."""
+        from trainables._export import with_bos
+
+        return with_bos(self._plain(text), leading_ids(self.tokenizer, self.job.data.bos_token), self.job.data.bos)
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def before_ids(self) -> tuple[list[int], list[int]]:
+        """(the template's opening, what stands between it and the question), as tokens."""
+        return self.tokenize(self.opening), self.text_ids(self.asked.above)
+
+    def text_ids(self, text: str) -> list[int]:
+        """A text as it stands between the template's opening and the question."""
+        return behind(self._plain, self.opening, f"{text.strip()}\n\n") if text.strip() else []
+
+    def _ask(self, question: Question, letters: Sequence[str] | None = None, lead_in: str | None = None) -> Asked:
+        return core.ask(
+            lambda messages: prompt_text(self.tokenizer, messages),
+            question.question,
+            question.choices,
+            self.letters if letters is None else letters,
+            instruction=self.asked.above,
+            lead_in=self.lead_in if lead_in is None else lead_in,
+        )
+
+    def row(self, question: Question) -> Row:
+        """One question as the model reads it."""
+        asked = self._ask(question)
+        if self.prefixed:
+            ids = behind(self._plain, asked.before, asked.question + asked.after)
+        else:
+            ids = self.tokenize(asked.text)
+        return Row(tuple(ids), question.answer, len(question.choices))
+
+    def _prepare(self) -> PreparedQuestions:
+        shuffled = [
+            core.shuffled(question, self.job.seed) if self.asked.shuffle_choices else question
+            for question in self.questions["train"]
+        ]
+        limit = self.job.data.max_length
+        kept = [row for row in map(self.row, shuffled) if len(row.ids) <= limit]
+        held = [row for row in map(self.row, self.questions["heldout"]) if len(row.ids) <= limit]
+        read = len(shuffled) + len(self.questions["heldout"])
+        dropped = read - len(kept) - len(held)
+        if not kept or not held:
+            raise DataError(f"data.max_length: every question is longer than {limit} tokens. Raise it.")
+        reasons = {f"longer than data.max_length ({limit} tokens)": dropped} if dropped else {}
+        return PreparedQuestions(
+            train=Rows(kept),
+            heldout=Rows(held),
+            rows={
+                "read": read,
+                "kept": len(kept) + len(held),
+                "train": len(kept),
+                "heldout": len(held),
+                "dropped": reasons,
+            },
+            tokens=sum(len(row.ids) + 1 for row in kept),
+            targets=len(kept),
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.lead_in != self.asked.lead_in or (self.asked.letters and self.letters != self.asked.letters):
+            notes.append(
+                f"questions: the choices are called {', '.join(self.letters)} behind {self.lead_in!r}, "
+                "so that each is one token"
+            )
+        return notes
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def collate(self, rows: Sequence[Row | None]) -> dict[str, Any]:
+        """A batch padded on the left: input_ids, attention_mask, position_ids [rows, tokens] and labels [rows, 2], the
+        second of which is the answer. None is a filler: one token that is read, and no answer."""
+        import torch
+
+        width = max([1, *(len(row.ids) for row in rows if row is not None)])
+        pad = int(self.tokenizer.pad_token_id)
+        ids = torch.full((len(rows), width), pad)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), 2), IGNORED)
+        for line, row in enumerate(rows):
+            if row is None:
+                mask[line, -1] = 1
+                continue
+            ids[line, width - len(row.ids) :] = torch.tensor(row.ids)
+            mask[line, width - len(row.ids) :] = 1
+            labels[line, 1] = self.letter_ids[row.answer] + COUNT * row.choices
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "labels": labels,
+            "logits_to_keep": 1,
+        }
+
+    def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        """Cross-entropy at the one answer position, summed and divided once by the questions of the whole step."""
+        import torch
+
+        total, _, count = self.sums(outputs.logits[:, -1], labels)
+        divisor = count if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(divisor, dtype=total.dtype, device=total.device).clamp(min=1.0)
+
+    def sums(self, logits: Any, labels: Any) -> tuple[Any, Any, int]:
+        """(summed loss in nats, right answers, questions). logits: [rows, vocab] at the answer; labels: [rows, 2]."""
+        import torch
+
+        counted = labels[:, 1] != IGNORED
+        logits, coded = logits[counted].float(), labels[counted, 1]
+        target, choices = coded % COUNT, coded // COUNT
+        letters = torch.tensor(self.letter_ids, device=logits.device)
+        own = logits[:, letters]
+        own = own.masked_fill(torch.arange(len(letters), device=logits.device) >= choices[:, None], float("-inf"))
+        place = (letters == target[:, None]).int().argmax(-1)
+        scores, right = (own, place) if self.asked.loss_over == "choices" else (logits, target)
+        loss = -scores.log_softmax(-1).gather(-1, right[:, None]).sum()
+        return loss, (own.argmax(-1) == place).sum(), int(counted.sum())
+
+    # -- measurements -----------------------------------------------------------------------------------------------
+
+    def measure(self, model: Any, rank: int, world: int, device: str) -> dict[str, Any]:
+        """Loss and accuracy of the validation questions and of a sample of the training ones, over all ranks: the
+        entry of a measurement. Every rank must call it, and gets the same numbers."""
+        chosen = {"heldout": self.prepared.heldout, "sample": Rows(self.prepared.train[:SAMPLE])}
+        model.eval()
+        found = {name: self._measured(model, rows, rank, world, device) for name, rows in chosen.items()}
+        model.train()
+        (loss, right, count), (sample_loss, sample_right, sampled) = found["heldout"], found["sample"]
+        metrics = {
+            "train/heldout_accuracy": right / max(count, 1),
+            "train/sample_loss": sample_loss / max(sampled, 1),
+            "train/sample_accuracy": sample_right / max(sampled, 1),
+        }
+        return {"loss": loss / max(count, 1), "targets": int(count), "metrics": metrics}
+
+    def _measured(self, model: Any, rows: Rows, rank: int, world: int, device: str) -> tuple[float, float, float]:
+        import torch
+
+        size = self.asked.measure_batch
+        mine = sorted(range(rank, len(rows), world), key=lambda index: int(rows.lengths[index]))
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        with torch.no_grad():
+            # Every rank makes the same number of passes: divided models wait for each other in each.
+            for start in range(0, -(-len(rows) // world), size):
+                batch = self.collate([rows[index] for index in mine[start : start + size]] or [None])
+                labels = batch.pop("labels").to(device)
+                batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
+                loss, right, count = self.sums(model(**batch).logits[:, -1], labels)
+                sums += torch.stack(
+                    [loss.double(), right.double(), torch.as_tensor(count, dtype=torch.float64, device=device)]
+                )
+        if world > 1:
+            torch.distributed.all_reduce(sums)
+        return float(sums[0]), float(sums[1]), float(sums[2])
+
+    # -- what is told -----------------------------------------------------------------------------------------------
+
+    def preview(self, count: int) -> list[dict[str, Any]]:
+        """The first questions as they are trained on; the keys of `_preview.preview_row`."""
+        from trainables._preview import preview_row
+        from trainables.core.masking import ROLE_CODES, Marked
+
+        shown = []
+        for number, row in enumerate(self.prepared.train[:count]):
+            ids = np.array([*row.ids, self.letter_ids[row.answer]], dtype=np.int32)
+            targets = np.zeros(len(ids), dtype=np.bool_)
+            targets[-1] = True
+            roles = np.full(len(ids), ROLE_CODES["user"], dtype=np.uint8)
+            roles[-1] = ROLE_CODES["assistant"]
+            shown.append(preview_row(Marked(ids, targets, roles), self.tokenizer, number))
+        return shown
+
+    def described(self) -> dict[str, Any]:
+        """`questions` of export.json: how a question is asked of the export."""
+        return {"instruction": self.asked.above, "letters": list(self.letters), "lead_in": self.lead_in}
+
+
+def behind(tokenize: Callable[[str], list[int]], before: str, text: str) -> list[int]:
+    """Ids of `text` as it stands behind `before`, so that a tokenizer which marks the beginning of a text does not
+    mark it here; by itself where the two share a token."""
+    whole, first = tokenize(before + text), tokenize(before)
+    return whole[len(first) :] if whole[: len(first)] == first else tokenize(text)
+
+
+def _check(job: Job) -> None:
+    """Raise ValueError for settings of rows that mean nothing for questions, rather than leave them unheeded."""
+    for key, asked in (
+        ("data.format", job.data.format is not None),
+        ("data.packing", job.data.packing),
+        ("train.log_position_gradients", job.train.log_position_gradients),
+        ("train.metrics", bool(job.train.metrics)),
+    ):
+        if asked:
+            raise ValueError(f"{key}: is for conversations, and this trial is trained on questions. Leave it out.")

@@ -1,0 +1,153 @@
+"""Soft prompts: put before a model, looked at, saved in PEFT's format, and put before a model again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables._prefix import MATRIX, EncodedRows, KeyValues, Prefix, Rows, key_values
+from trainables._prompted import Prompted
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def attach(model: Any, config: Any, task: Any) -> Any:
+    """The model, frozen, with a fresh prefix of `soft_prompt.Config` before it."""
+    table = _table(model)
+    frozen, text = task.before_ids() if task is not None else ([], [])
+    opening, initial = table[frozen], _initial(table, config, task, text)
+    hidden = config.reparametrisation_hidden or table.shape[1]
+    prefix: Prefix
+    if config.kind == "p_tuning":
+        kind = "mlp" if config.reparametrisation == "auto" else config.reparametrisation
+        prefix = EncodedRows(opening, initial, hidden, kind)
+    elif config.kind == "prefix":
+        made, shape = key_values(model, torch.cat([opening, initial]))
+        width = hidden if config.reparametrisation == "mlp" else 0
+        prefix = KeyValues(made[: len(opening)], made[len(opening) :], shape, width, table.shape[1])
+    else:
+        prefix = Rows(opening, initial, hidden if config.reparametrisation == "mlp" else 0)
+    return Prompted(model, prefix.to(model.get_input_embeddings().weight.device))
+
+
+def _initial(table: Any, config: Any, task: Any, text: list[int]) -> Any:
+    """Where the rows begin, as embeddings [length, hidden]."""
+    from trainables.soft_prompt import LENGTH
+
+    if config.init == "text" and config.init_text is not None and task is not None:
+        text = task.text_ids(config.init_text)
+    count = config.length or (len(text) if config.init == "text" else 0) or LENGTH
+    if config.init == "text" and text:
+        return table[(text * -(-count // len(text)))[-count:]]
+    if config.init == "vocab":
+        return table[torch.randperm(len(table))[:count]]
+    if config.init in ("normal", "text"):
+        return table.mean(0) + table.std(0) * torch.randn(count, table.shape[1])
+    return _earlier(Path(config.init), table.shape[1], config)
+
+
+def _earlier(folder: Path, width: int, config: Any) -> Any:
+    """The trained rows of an earlier export. Raises ValueError for one that does not fit."""
+    try:
+        description = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        matrix = read_matrix(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"soft_prompt.init: must be text, vocab, normal or the folder of an export (got {config.init!r}: {error})."
+        ) from error
+    rows = matrix[description.get("prefix", {}).get("frozen", 0) :]
+    if rows.shape[1] != width or (config.length is not None and config.length != len(rows)):
+        raise ValueError(
+            f"soft_prompt.init: {config.init!r} has {len(rows)} rows of width {rows.shape[1]}; this model's are "
+            f"{width} wide{f', and length is {config.length}' if config.length else ''}."
+        )
+    return rows
+
+
+def read_matrix(folder: Path) -> Any:
+    """The matrix [rows, width] of an export, float32."""
+    from safetensors.torch import load_file
+
+    return load_file(str(folder / FILES[1]))[MATRIX].float()
+
+
+def _table(model: Any) -> Any:
+    """The embeddings of the vocabulary, float32, on the CPU: [tokens, hidden]."""
+    return model.get_input_embeddings().weight.detach().float().cpu()
+
+
+def told(model: Any, nearest: int) -> dict[str, Any]:
+    """Size of the trained rows, how far they went, and the tokens nearest to each by cosine."""
+    prefix = model.prefix
+    with torch.no_grad():
+        rows, initial = prefix.trained().detach().float().cpu(), prefix.initial.cpu()
+    metrics = {
+        "train/prefix_norm": float(rows.norm()),
+        "train/prefix_mean": float(rows.mean()),
+        "train/prefix_std": float(rows.std()),
+        "train/prefix_distance": float((rows - initial).norm()),
+    }
+    # Keys and values are no embeddings: no token is near them.
+    return {
+        "metrics": metrics,
+        **({} if prefix.in_cache or not nearest else {"nearest": _nearest(model, rows, nearest)}),
+    }
+
+
+def _nearest(model: Any, rows: Any, count: int) -> list[list[dict[str, Any]]]:
+    table = torch.nn.functional.normalize(_table(model), dim=-1)
+    values, places = (torch.nn.functional.normalize(rows, dim=-1) @ table.T).topk(min(count, len(table)))
+    return [
+        [{"id": int(index), "similarity": round(float(value), 4)} for value, index in zip(*pair, strict=True)]
+        for pair in zip(values, places, strict=True)
+    ]
+
+
+def save(model: Any, folder: Path) -> dict[str, Any]:
+    """Write adapter_config.json and adapter_model.safetensors as PEFT reads them: the whole matrix, frozen rows first.
+    Returns `prefix` of export.json."""
+    from safetensors.torch import save_file
+
+    prefix = model.prefix
+    with torch.no_grad():
+        matrix = prefix().float().cpu().contiguous()
+    save_file({MATRIX: matrix}, str(folder / FILES[1]), metadata={"format": "pt"})
+    config = model.base.config.get_text_config()
+    known = {
+        "peft_type": "PREFIX_TUNING" if prefix.in_cache else "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.base.config._name_or_path,
+        "inference_mode": True,
+        "num_virtual_tokens": len(matrix),
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_transformer_submodules": 1,
+        "token_dim": matrix.shape[1],
+    }
+    if prefix.in_cache:
+        layers, heads, size = prefix.shape
+        known |= {
+            "num_layers": layers,
+            "num_attention_heads": heads,
+            "token_dim": heads * size,
+            "prefix_projection": False,
+        }
+    else:
+        known["prompt_tuning_init"] = "RANDOM"
+    (folder / FILES[0]).write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return {
+        "rows": len(matrix),
+        "frozen": len(prefix.opening),
+        "shape": list(prefix.shape) if prefix.in_cache else None,
+    }
+
+
+def put_before(model: Any, folder: Path, description: dict[str, Any]) -> Any:
+    """The model with a saved prefix before it, to be used and not to be trained."""
+    matrix, frozen, shape = read_matrix(folder), description["prefix"]["frozen"], description["prefix"]["shape"]
+    if shape is None:
+        prefix: Prefix = Rows(matrix[:frozen], matrix[frozen:])
+    else:
+        prefix = KeyValues(matrix[:frozen], matrix[frozen:], tuple(shape), 0, 0)
+    return Prompted(model, prefix.requires_grad_(False).to(model.get_input_embeddings().weight.device))
