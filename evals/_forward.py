@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+from evals._types import Subject
+
 LOGIT_BYTES = 1 << 30
 """Most bytes that one batch's float32 logits may take; batches are made smaller to stay below it."""
 
@@ -23,6 +25,14 @@ def vocabulary(model: Any) -> int:
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
     return int(getattr(config, "vocab_size", 1))
+
+
+def front_id(subject: Subject) -> int | None:
+    """Id of the token that this subject's texts begin with; None where they begin with none of their own."""
+    found = getattr(subject, "bos_token_id", None)
+    if found is None:
+        found = getattr(subject.tokenizer, "bos_token_id", None)
+    return None if found is None else int(found)
 
 
 def cut_left(ids: list[int], room: int, bos_id: int | None) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from evals._forward import accepted, cut_left
+from evals._forward import accepted, cut_left, front_id
 from evals._types import Subject
 
 Finish = Literal["stop", "until", "length"]
@@ -40,8 +40,8 @@ def greedy(
     """
     stops, strings = _stop_rules(subject, until)
     reserve = min(max_new_tokens, max(1, subject.max_length // 4))
-    bos_id = getattr(subject.tokenizer, "bos_token_id", None)
-    kept = [cut_left(list(ids), max(1, subject.max_length - reserve), bos_id) for ids in prompts]
+    front = front_id(subject)
+    kept = [cut_left(list(ids), max(1, subject.max_length - reserve), front) for ids in prompts]
     for number, ids in enumerate(kept):
         if not ids:
             raise ValueError(f"prompt {number} has no tokens: there is nothing to generate from.")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals._forward import cut_left
+from evals._forward import cut_left, front_id
 from evals._generate import Answer, greedy
 from evals._score import Request, token_logprobs
 from evals._types import Subject
@@ -38,8 +38,8 @@ def adapter(subject: Subject, batch_size: int = 32) -> Any:
 
         @property
         def prefix_token_id(self) -> int:
-            bos = subject.tokenizer.bos_token_id
-            return self.eot_token_id if bos is None else int(bos)
+            front = front_id(subject)
+            return self.eot_token_id if front is None else front
 
         @property
         def max_length(self) -> int:
@@ -135,7 +135,7 @@ def _row(subject: Subject, context: Sequence[int], continuation: Sequence[int]) 
     room = subject.max_length + 1 - len(continuation)
     if room < 1:
         raise ValueError(f"a continuation has {len(continuation)} tokens; the model takes {subject.max_length}.")
-    kept = cut_left(list(context), room, getattr(subject.tokenizer, "bos_token_id", None))
+    kept = cut_left(list(context), room, front_id(subject))
     return Request([*kept, *continuation], range(len(kept), len(kept) + len(continuation)))
 
 

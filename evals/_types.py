@@ -98,6 +98,8 @@ class Subject(Protocol):
     """A transformers causal LM in eval mode, adapters and hooks applied."""
     tokenizer: Any
     device: str
+    bos_token_id: int | None
+    """Id of the token that every text begins with under its BOS rule; None where there is none."""
     max_length: int
     """Longest input the model takes, in tokens."""
     stop_token_ids: Sequence[int]

@@ -97,15 +97,15 @@ def likelihoods(
     renders that. A text without a token is its end of turn. Too long prompts lose tokens on their left, but not BOS."""
     import math
 
-    from evals._forward import cut_left
+    from evals._forward import cut_left, front_id
     from evals._score import Request, token_logprobs
 
-    bos_id = getattr(judge.tokenizer, "bos_token_id", None)
+    front = front_id(judge)
     requests = []
     for turn, text in zip(turns, texts, strict=True):
         ids = list(judge.tokenizer(text, add_special_tokens=False)["input_ids"]) or list(judge.stop_token_ids[:1])
         ids = ids[: judge.max_length - 1]
-        prompt = cut_left(list(judge.tokenize(judge.prompt(turn.messages))), judge.max_length - len(ids), bos_id)
+        prompt = cut_left(list(judge.tokenize(judge.prompt(turn.messages))), judge.max_length - len(ids), front)
         requests.append(Request([*prompt, *ids], range(len(prompt), len(prompt) + len(ids))))
     scored = token_logprobs(judge, requests, batch_size)
     return [(-math.fsum(found.logprobs), len(found.logprobs)) for found in scored]

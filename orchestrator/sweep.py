@@ -105,7 +105,8 @@ def read(path: Path) -> str:
 
 def preview(plan: Any, sources: Any, count: int) -> int:
     """Print rows as each trial trains on them; trials that train on the same rows share a block."""
-    from trainables._data import format_preview
+    from trainables._bos_zero import scaling_block, scaling_line
+    from trainables._data import format_preview, front
     from trainables._data import preview as preview_rows
     from trainables._fit import prepared_rows, tokenizer_arguments
     from trainables._tokenizer import load_tokenizer
@@ -118,6 +119,9 @@ def preview(plan: Any, sources: Any, count: int) -> int:
         tokenizer = load_tokenizer(**tokenizer_arguments(job))
         prepared, task = prepared_rows(job, tokenizer)
         notes = "".join(f"note: {note}\n" for note in prepared.notes)
+        if (block := scaling_block(job)) is not None:
+            shapes = sources.contents.shapes(job.model) or {}
+            notes += scaling_line(block, shapes.get("embedding"), *front(prepared, tokenizer)) + "\n"
         shown = task.preview(count) if task is not None else preview_rows(prepared, tokenizer, count)
         text = notes + format_preview(shown)
         blocks.setdefault(f"{prepared.rows}\n{text}", []).append(f"{trial.id} {trial.label}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainables._settings import Job, Settings
+from trainables.core.loss import IGNORED
 
 BLOCK = "bos_zero"
 CONFIG = "bos_zero_config.json"
@@ -46,6 +47,12 @@ class BosZero(Settings):
     """r, what the rest is filled up with: nothing; the mean row of the embedding table; a fixed noise vector for each
     position, as wide as the table's own values."""
 
+    def where(self) -> str:
+        """The positions, in words."""
+        if self.mode == "random":
+            return f"{self.k} of the positions {self.range[0]} to {self.range[1] - 1}, drawn anew"
+        return f"position{'s' if len(self.positions) > 1 else ''} {', '.join(map(str, self.positions))}"
+
     @field_validator("positions")
     @classmethod
     def _each_once(cls, positions: list[int]) -> list[int]:
@@ -80,7 +87,7 @@ BLOCKS: dict[str, type[Settings]] = {BLOCK: BosZero}
 """Block name -> its settings, for the methods that read it."""
 
 LOST = (
-    "a merged model has no bos_zero scaling, and this trial is used with it (bos_zero.when: {when}). "
+    "weights alone cannot hold the bos_zero scaling that this trial is used with (bos_zero.when: {when}). "
     "Leave it out, or use bos_zero.when: train"
 )
 
@@ -90,6 +97,16 @@ def scaling_block(job: Job) -> BosZero | None:
     if BLOCK not in job.blocks and job.method != BLOCK:
         return None
     return BosZero(**job.blocks.get(BLOCK, {}))
+
+
+def scaling_line(block: BosZero, embedding: str | None, bos_id: int | None, bos_token: str | None) -> str:
+    """What `--preview` says of a scaling. `embedding`: dotted name of the embedding module, None where it is not
+    known."""
+    named = f"the output of {embedding}" if embedding else "the output of the input embeddings"
+    front = f"BOS {bos_token} (id {bos_id}), label {IGNORED}" if bos_id is not None else "no BOS is put in front"
+    times = {"both": "in training and in use", "train": "in training", "eval": "in use"}[block.when]
+    off = ", which is off" if block.factor == 1.0 else ""
+    return f"bos_zero: {named} is scaled by {block.factor:g}{off} at {block.where()}, {times}; {front}"
 
 
 def merge_mistake(config: Any, block: BosZero | None) -> tuple[str, Any, str] | None:
@@ -109,7 +126,7 @@ def refuse_without_scaling(export: Path, what: str) -> None:
     file = export / CONFIG
     when = json.loads(file.read_text(encoding="utf-8"))["when"] if file.is_file() else "train"
     if when != "train":
-        raise ValueError(f"{what}: {LOST.format(when=when)}. ({export})")
+        raise ValueError(f"{what}: {LOST.format(when=when)} ({export}).")
 
 
 def bos_rule(method: Any) -> str | None:

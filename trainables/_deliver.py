@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables._bos_zero import refuse_without_scaling
+
 PROBE = 'What is the work of a baker? Write {"name": "string"}.\n1, 2, 3.'
 """Text whose logits are compared; nothing but letters, digits and marks that any tokenizer knows."""
 MESSAGES = ({"role": "user", "content": "What is the work of a baker?"},)
@@ -52,7 +54,8 @@ def deliver(
     `merge`: add an adapter to its base's weights. `dtype`: cast the weights. `quantize`: `int8`, by bitsandbytes.
     `onnx`: also write onnx/model.onnx. `finish` is given the folder before it appears under its name, and may add
     files. Raises ValueError for a reference, for an adapter where a whole model is needed, for weights that cannot be
-    read, and where the ONNX model does not compute the same.
+    read, where a file would lose the scaling that the trial is used with, and where the ONNX model does not compute
+    the same.
     """
     from safetensors import SafetensorError
 
@@ -60,6 +63,9 @@ def deliver(
 
     description = json.loads((export / DESCRIPTION).read_text(encoding="utf-8"))
     _check(description, out, merge, dtype, quantize, onnx)
+    for option, wanted in (("--merge", merge), ("--onnx", onnx), ("--quantize", quantize)):
+        if wanted:
+            refuse_without_scaling(export, option)
     fresh = out.with_name(f".{out.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -151,7 +157,12 @@ def _logits(model: Any, ids: list[int]) -> Any:
 
 def _compared(folder: Path, ids: list[int], expected: Any, trust: bool) -> tuple[float, float]:
     """(largest difference of a logit, share of the same most likely token) of what was written."""
-    found = _logits(_model(folder, "auto", trust), ids)
+    from trainables._scaling import Scaling
+
+    model, scaling = _model(folder, "auto", trust), Scaling.read(folder)
+    if scaling is not None:
+        scaling.install(model)
+    found = _logits(model, ids)
     width = min(found.shape[-1], expected.shape[-1])
     found, expected = found[:, :width], expected[:, :width]
     same = (found.argmax(-1) == expected.argmax(-1)).float().mean()
@@ -190,12 +201,16 @@ def _quantize(folder: Path, trust: bool) -> None:
 
 def _make_servable(folder: Path, description: dict[str, Any]) -> list[str]:
     """Write template, ends of turn and class of the tokenizer where servers look for them; returns notes."""
+    from trainables._scaling import Scaling
     from trainables._tokenizer import bos_id, load_tokenizer, stop_strings, stop_token_ids
 
     tokenizer = load_tokenizer(str(folder), "file", format=description.get("format"))
     template = str(tokenizer.chat_template)
     notes = []
-    if description["bos"] == "always" and bos_id(tokenizer) is not None:
+    front = bos_id(tokenizer, description.get("bos_token", "auto")) if description["bos"] == "always" else None
+    if front is not None:
+        # Another token than the tokenizer's own takes its place, also where a template writes that one.
+        tokenizer.bos_token = tokenizer.decode([front])
         rendered = tokenizer.apply_chat_template(list(MESSAGES), tokenize=False)
         if not rendered.startswith(tokenizer.bos_token):
             template = "{{ bos_token }}" + template
@@ -206,7 +221,11 @@ def _make_servable(folder: Path, description: dict[str, Any]) -> list[str]:
     kept = json.loads(config.read_text(encoding="utf-8"))
     for name in ("backend", "is_local", "local_files_only", "chat_template"):
         kept.pop(name, None)
+    if front is not None:
+        kept["bos_token"] = tokenizer.bos_token
     config.write_text(json.dumps({**kept, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), encoding="utf-8")
+    if (scaling := Scaling.read(folder)) is not None:
+        notes += scaling.notes()
     stops = list(stop_token_ids(tokenizer))
     generation = folder / "generation_config.json"
     known = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trainables._bos_zero import refuse_without_scaling
 from trainables._settings import ModelSettings
 
 MERGED = "merged"
@@ -19,7 +20,8 @@ def merge(export: Path, out: Path, dtype: str | None = None) -> Path:
 
     `dtype`: type of the written weights; that of the base in training when empty. A quantized base is dequantized
     first, so that the result is what the adapter was trained on and not the original model. The weights are added in
-    float32 on the CPU. `out` appears whole or not at all. Raises ValueError for an export that is no adapter.
+    float32 on the CPU. `out` appears whole or not at all. Raises ValueError for an export that is no adapter,
+    and for one that is used with a scaling.
     """
     from trainables._export import DESCRIPTION
     from trainables._tokenizer import load_tokenizer
@@ -27,6 +29,7 @@ def merge(export: Path, out: Path, dtype: str | None = None) -> Path:
     description = json.loads((export / DESCRIPTION).read_text(encoding="utf-8"))
     if description["kind"] != "adapter":
         raise ValueError(f"{export}: nothing to merge, it is an export of kind {description['kind']}, no adapter.")
+    refuse_without_scaling(export, "merge")
     dtype = dtype or description["dtype"]
     model = merged_model(export, description)
     tokenizer = load_tokenizer(str(export), "file")

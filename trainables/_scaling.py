@@ -206,6 +206,18 @@ class Scaling:
                 "Leave the block out, or use another model."
             )
 
+    def notes(self) -> list[str]:
+        """What whoever is given the weights should know, one line each."""
+        if self.block.factor == 1.0:
+            return []
+        what = f"the embedding output scaled at {self.block.where()} (bos_zero: factor {self.block.factor:g})"
+        if self.block.when == "train":
+            return [f"it was trained with {what}; it is used without"]
+        return [
+            f"it was scored with {what}, which servers and plain transformers do not do: {CONFIG} beside the weights "
+            "holds it, and `Scaling.read(folder).install(model)` of finesweep's trainables._scaling puts it on"
+        ]
+
     def totals(self, world: int, device: str) -> tuple[int, int]:
         """(forward passes, tokens) that were scaled in training, on all ranks together; every rank must ask."""
         if world == 1:

@@ -12,12 +12,12 @@ from typing import Any
 
 def facts(folder: Path) -> dict[str, Any]:
     """{parameters, trainable_parameters, hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied,
-    linear_modules, linear_shapes, linear_paths, table_paths, model_type}.
+    linear_modules, linear_shapes, linear_paths, table_paths, embedding, model_type}.
 
     Tied weights count once. `linear_modules`: distinct last names of the linear layers, without the output layer;
     `linear_shapes`: the same with [[out, in, how many], ...]; `linear_paths`: full name -> [out, in] of each;
-    `table_paths`: the same of embedding and output layer. Raises ValueError for a folder that describes no decoder
-    that transformers knows without code of the model's own.
+    `table_paths`: the same of embedding and output layer; `embedding`: full name of the embedding. Raises
+    ValueError for a folder that describes no decoder that transformers knows without code of the model's own.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -55,6 +55,7 @@ def facts(folder: Path) -> dict[str, Any]:
         "linear_modules": sorted(shapes),
         "linear_shapes": shapes,
         "linear_paths": paths,
+        "embedding": next(name for name, module in tables.items() if module is embedding),
         "table_paths": {name: [int(size) for size in module.weight.shape] for name, module in tables.items()},
     }
 

@@ -220,8 +220,8 @@ def bos_id(tokenizer: Any, token: str = "auto") -> int | None:
 
 
 def _one_token(tokenizer: Any, token: str) -> int:
-    found = tokenizer.get_vocab().get(token)
-    if found is not None:
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is not None and tokenizer.convert_ids_to_tokens(found) == token:
         return int(found)
     ids = list(tokenizer(token, add_special_tokens=False)["input_ids"])
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:

@@ -13,6 +13,7 @@ from orchestrator.decide.describe import describe
 from orchestrator.decide.estimate import Estimate, undivided
 from orchestrator.decide.identity import trial_id
 from orchestrator.decide.lookup import HELDOUT, Catalogue, Lookup
+from orchestrator.decide.scaling import scaling_warnings
 from orchestrator.decide.settings import TRAIN_METRICS, Objective, Sweep, TrialSettings
 from orchestrator.decide.space import Axis, canonical
 from orchestrator.decide.trials import Resolved, expand, setting
@@ -215,6 +216,7 @@ def _warnings(sweep: Sweep, trials: list[PlannedTrial], registry: Registry) -> l
     found = []
     read = {name for trial in trials for name in trial.settings.blocks}
     found += [f"{name}: no trial's method reads this block" for name in sweep.blocks if name not in read]
+    found += scaling_warnings((trial.label, trial.settings) for trial in trials)
     forms = {trial.settings.data.format for trial in trials if trial.settings.data}
     if any("\\n" in form for form in forms if form):
         found.append(

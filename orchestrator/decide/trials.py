@@ -7,14 +7,13 @@ from typing import Any
 from orchestrator.decide.fields import validate
 from orchestrator.decide.layers import ABSENT, expand_shorthand, get, lay
 from orchestrator.decide.parallel import both_mistakes
+from orchestrator.decide.scaling import merge_mistakes, with_bos_rule
 from orchestrator.decide.search import Keys, points
 from orchestrator.decide.settings import Resources, Search, TrialSettings
 from orchestrator.decide.space import Axis, Overrides, Point, canonical
 from orchestrator.decide.watching import watching_mistakes
 from orchestrator.errors import Mistake
 from orchestrator.registry import NO_METHOD, Registry
-from trainables._bos_zero import BLOCK as BOS_ZERO
-from trainables._bos_zero import BosZero, bos_rule, merge_mistake, wrong_bos
 from trainables._settings import DataSettings, ModelSettings, Settings, TrainSettings
 from trainables.core.batches import batch_shape
 
@@ -88,9 +87,8 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
     method = merged.get("method")
     if not isinstance(method, str) or method not in registry.methods:
         return None, [Mistake("method", method, "no such method")]
-    mistakes: list[Mistake] = []
+    merged, mistakes = with_bos_rule(merged, method, registry)
     parts: dict[str, Any] = {}
-    merged = _with_bos_rule(merged, method, registry, mistakes)
     for name, model in COMMON.items():
         if name == "data" and merged.get(name) is None:
             continue
@@ -122,29 +120,6 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
     if mistakes:
         return None, mistakes
     return TrialSettings(method=method, adapter=adapter, blocks=blocks, seed=seed, **parts), []
-
-
-def _with_bos_rule(
-    merged: Mapping[str, Any], method: str, registry: Registry, mistakes: list[Mistake]
-) -> Mapping[str, Any]:
-    """The values with the `data.bos` that the method needs (its `BOS`) where they name none; a mistake where they name
-    another."""
-    rule = bos_rule(registry.method(method)) if method != NO_METHOD else None
-    data = merged.get("data")
-    if rule is None or not isinstance(data, Mapping) or data.get("bos") == rule:
-        return merged
-    if data.get("bos") is not None:
-        mistakes.append(Mistake("data.bos", data["bos"], wrong_bos(method, rule), "Leave it out."))
-    return {**merged, "data": {**data, "bos": rule}}
-
-
-def merge_mistakes(method: str, blocks: Mapping[str, Mapping[str, Any]], registry: Registry) -> list[Mistake]:
-    """Whether a merged model is asked for, of a trial that is used with a scaling."""
-    own = registry.own_block(method)
-    if BOS_ZERO not in blocks or own not in blocks:
-        return []
-    found = merge_mistake(registry.method(method).Config(**blocks[own]), BosZero(**blocks[BOS_ZERO]))
-    return [] if found is None else [Mistake(f"{own}.{found[0]}", found[1], found[2])]
 
 
 def _with_example(item: Mistake) -> Mistake:

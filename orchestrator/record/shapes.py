@@ -19,7 +19,7 @@ from trainables._shapes import by_last_name
 from trainables.builtin.sources import mini_path
 
 TIMEOUT_SECONDS = 180
-FORMAT = 2
+FORMAT = 3
 """Version of what a child process tells of a model; what an earlier one told is not read."""
 LONGEST_HEADER_BYTES = 100_000_000
 """The most that the safetensors format allows."""
@@ -52,7 +52,7 @@ def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
     config.json that transformers does not know).
 
     Keys: parameters, trainable_parameters, hidden, layers, heads, kv_heads, head_dim, intermediate, vocab, tied,
-    linear_modules, linear_shapes, linear_paths, table_paths, model_type.
+    linear_modules, linear_shapes, linear_paths, table_paths, embedding, model_type.
     """
     config = read_json(folder / "config.json")
     if config is None:
@@ -163,6 +163,7 @@ def _from_headers(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | N
         "linear_modules": sorted(by_name),
         "linear_shapes": by_name,
         "linear_paths": linear,
+        "embedding": embedding.removesuffix(".weight"),
         "table_paths": {name.removesuffix(".weight"): list(tensors[embedding]) for name in (embedding, HEAD)},
     }
 

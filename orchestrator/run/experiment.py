@@ -143,7 +143,8 @@ class Experiment:
         says what is written, so that the trial is the same one and is not trained again."""
         lines = []
         for trial in self.planned.values():
-            asked = trial.settings.blocks.get(trial.settings.method, {}).get("merge")
+            own = self.sources.registry.own_block(trial.settings.method)
+            asked = trial.settings.blocks.get(own, {}).get("merge")
             record = self.ledger.trial(trial.id) if asked else None
             merged = self.ledger.trial_folder(trial.id) / "merged" / "export.json"
             if record is not None and record.state == "trained" and not merged.is_file():
