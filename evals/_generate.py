@@ -1,5 +1,6 @@
-"""Greedy generation in batches, equal to one prompt at a time: left padding, right masks and positions, KV cache."""
+"""Generation in batches, equal to one prompt at a time: left padding, right masks and positions, KV cache."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,6 +39,39 @@ def greedy(
     quarter of the context) is cut on its left to leave that much. Sorted by length, so that a batch is padded little; a
     row that is finished leaves its batch. Raises ValueError for an empty prompt.
     """
+    return _answers(subject, prompts, max_new_tokens, batch_size, until, 0.0, None)
+
+
+def sampled(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[str],
+    batch_size: int = 32,
+    until: Sequence[str] = (),
+) -> list[Answer]:
+    """Like `greedy`, each token drawn from softmax(logits / temperature) over the whole vocabulary; 0 is greedy.
+
+    `seeds`: one text per prompt, from which its random numbers come, so that a prompt's answer depends neither on its
+    batch nor on other prompts. Raises ValueError for a negative temperature or another number of seeds.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0 (got {temperature}).")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"there must be one seed per prompt (got {len(seeds)} for {len(prompts)}).")
+    return _answers(subject, prompts, max_new_tokens, batch_size, until, temperature, seeds if temperature else None)
+
+
+def _answers(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    until: Sequence[str],
+    temperature: float,
+    seeds: Sequence[str] | None,
+) -> list[Answer]:
     stops, strings = _stop_rules(subject, until)
     reserve = min(max_new_tokens, max(1, subject.max_length // 4))
     front = front_id(subject)
@@ -50,11 +84,33 @@ def greedy(
     for start in range(0, len(order), max(1, batch_size)):
         chosen = order[start : start + max(1, batch_size)]
         budgets = [min(max_new_tokens, subject.max_length - len(kept[i])) for i in chosen]
-        tokens, finishes = _generate(subject, [kept[i] for i in chosen], budgets, stops, strings)
+        draw = None if seeds is None else _Draw(temperature, [seeds[i] for i in chosen])
+        tokens, finishes = _generate(subject, [kept[i] for i in chosen], budgets, stops, strings, draw)
         for i, ids, finish in zip(chosen, tokens, finishes, strict=True):
             text = _before(subject.tokenizer.decode(ids, skip_special_tokens=True), strings)
             answers[i] = Answer(text, len(ids), finish, is_cut=len(kept[i]) < len(prompts[i]))
     return [answers[i] for i in range(len(kept))]
+
+
+class _Draw:
+    """Draws one token a row, with random numbers that belong to the row."""
+
+    def __init__(self, temperature: float, seeds: Sequence[str]) -> None:
+        self.temperature = temperature
+        self.sources = [random.Random(seed) for seed in seeds]
+
+    def __call__(self, logits: Any, rows: Sequence[int]) -> Any:
+        """`logits`: [live rows, vocabulary]; `rows`: their numbers. Tokens [live rows], by the inverse of the
+        cumulative probabilities."""
+        import torch
+
+        drawn = torch.tensor([[self.sources[row].random()] for row in rows], dtype=torch.float64, device=logits.device)
+        probabilities = (logits.double() / self.temperature).softmax(-1)
+        below = probabilities.cumsum(-1)
+        # Rounding may leave the last sum a little off 1; and a token of no probability is never drawn.
+        found = torch.searchsorted(below, drawn * below[:, -1:], right=True)[:, 0]
+        last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
+        return torch.minimum(found, last)
 
 
 def _stop_rules(subject: Subject, until: Sequence[str]) -> tuple[frozenset[int], tuple[str, ...]]:
@@ -72,7 +128,12 @@ def _before(text: str, strings: Sequence[str]) -> str:
 
 
 def _generate(
-    subject: Subject, prompts: list[list[int]], budgets: list[int], stops: frozenset[int], strings: tuple[str, ...]
+    subject: Subject,
+    prompts: list[list[int]],
+    budgets: list[int],
+    stops: frozenset[int],
+    strings: tuple[str, ...],
+    draw: _Draw | None = None,
 ) -> tuple[list[list[int]], list[Finish]]:
     """Generated ids (without the stop token) and why each row ended. `budgets`: most new tokens of each row."""
     import torch
@@ -97,7 +158,8 @@ def _generate(
             if "logits_to_keep" in optional:
                 extra["logits_to_keep"] = 1
             out = model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-            chosen = out.logits[:, -1].argmax(-1).to(device)
+            logits = out.logits[:, -1]
+            chosen = (logits.argmax(-1) if draw is None else draw(logits, live)).to(device)
             columns = []
             for column, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
                 if token in stops:

@@ -217,8 +217,9 @@ def compare(
 ) -> Comparison:
     """Compare two models on one metric from the samples of an eval, joined by `key`.
 
-    Uses each sample's `scores` (see `evals._types.Result`); samples whose verdict cannot repeat (`paired` False) and
-    keys that only one side has are left out, and the reason says how many. Yes/no verdicts go to `verdicts`, all else
+    Uses each sample's `scores` (see `evals._types.Result`); samples that have no part in the metric (a count of 0) or
+    whose verdict cannot repeat (`paired` False) and keys that only one side has are left out, and the reason says how
+    many are alone. Yes/no verdicts go to `verdicts`, all else
     to `ratios`.
     """
     first, second = _scores(base, metric), _scores(trial, metric)
@@ -258,7 +259,7 @@ def _scores(samples: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Mapp
     return {
         str(sample["key"]): sample["scores"][metric]
         for sample in samples
-        if sample.get("paired", True) and metric in sample.get("scores", {})
+        if sample.get("paired", True) and metric in sample.get("scores", {}) and sample["scores"][metric]["count"] > 0
     }
 
 

@@ -1,0 +1,220 @@
+"""What the answers to multiple-choice questions add up to: samples with their scores, metrics, tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evals._questions import LETTERS, Question
+from evals._types import Direction, Metric, Result
+
+if TYPE_CHECKING:
+    from evals.mmlu import Config
+
+UNPARSED_SHOWN = 5
+"""Answers without a choice that a table shows, at each temperature of a split."""
+NOTHING = {"sum": 0, "count": 0}
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One number of every question of a split, from which a metric is made."""
+
+    values: list[float]
+    weights: list[float] | None = None
+    """The metric is the mean of value x weight; None: the plain mean."""
+    stderr: float | None = None
+    """Where it is not that of the mean of value x weight."""
+    chance: float | None = None
+    by_group: bool = False
+
+
+def result(
+    config: "Config",
+    chosen: Mapping[str, Sequence[Question]],
+    questions: Sequence[Question],
+    answers: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, Any],
+    promised: Mapping[str, Direction],
+) -> Result:
+    """`chosen`: split -> its questions; `questions`: all of them once; `answers`: key -> what was found."""
+    samples = {question.key: _sample(question, answers[question.key], promised) for question in questions}
+    metrics: dict[str, Metric] = {}
+    tables: dict[str, Any] = {"splits": _splits(config, chosen), **notes}
+    for split, asked in chosen.items():
+        found = [answers[question.key] for question in asked]
+        columns = _columns(config, asked, found)
+        for leaf, column in columns.items():
+            name = f"mmlu/{split}_{leaf}"
+            metric = _score(name, column, asked, samples, promised)
+            if metric is not None:
+                metrics[name] = metric
+        for name, part in _tables(config, split, asked, found, columns).items():
+            tables.setdefault(name, {})[split] = part
+    tables["unparsed"] = _unparsed(chosen, answers)
+    return Result({name: metrics[name] for name in promised}, list(samples.values()), tables)
+
+
+def _sample(question: Question, found: Mapping[str, Any], promised: Mapping[str, Direction]) -> dict[str, Any]:
+    from evals._subjects import group_of
+
+    return {
+        "key": question.key,
+        "paired": True,
+        "split": question.split,
+        "subject": question.subject,
+        "group": group_of(question.subject),
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        **found,
+        "scores": dict.fromkeys(promised, NOTHING),
+    }
+
+
+def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mapping[str, Any]]) -> dict[str, _Column]:
+    """Leaf of a metric's name -> its column. Beside the metrics there are `entropy` and `mass`, which are no scores."""
+    from evals._calibration import calibration
+    from evals._subjects import macro
+
+    rights = [question.answer for question in asked]
+    chance = sum(1 / len(question.choices) for question in asked) / len(asked)
+    parts = [question.subject for question in asked]
+    columns: dict[str, _Column] = {}
+
+    def accuracy(leaf: str, picked: Sequence[int | None], with_macro: bool = True) -> list[float]:
+        values = [float(place == right) for place, right in zip(picked, rights, strict=True)]
+        columns[f"{leaf}acc"] = _Column(values, chance=chance, by_group=True)
+        if with_macro:
+            _, stderr, weights = macro(values, parts)
+            columns[f"{leaf}macro_acc"] = _Column(values, weights, stderr, chance)
+        return values
+
+    if "chat" in config.ways:
+        values = accuracy("", [item["choice"] for item in found])
+        columns["ece"] = _Column(list(calibration([i["confidence"] for i in found], values, config.bins).shares))
+        columns["entropy"] = _Column([item["entropy"] for item in found], by_group=True)
+        columns["mass"] = _Column([item["mass"] for item in found])
+        if config.shuffles:
+            columns["stable_rate"] = _Column([item["stable"] for item in found], by_group=True)
+        said = {f"{t:g}": [item["said"][f"{t:g}"]["choice"] for item in found] for t in config.temperatures}
+        for name, picked in said.items():
+            accuracy(f"t{name}_", picked, with_macro=False)
+            columns[f"t{name}_refusal_rate"] = _Column([float(place is None) for place in picked], by_group=True)
+        if len(said) > 1:
+            same = [float(len(set(row)) == 1 and row[0] is not None) for row in zip(*said.values(), strict=True)]
+            columns["consistent_rate"] = _Column(same, by_group=True)
+    if "lm_eval" in config.ways:
+        accuracy("lm_eval_", [item["lm_eval"]["choice"] for item in found])
+    return columns
+
+
+def _score(
+    name: str,
+    column: _Column,
+    asked: Sequence[Question],
+    samples: Mapping[str, dict[str, Any]],
+    promised: Mapping[str, Direction],
+) -> Metric | None:
+    """Puts a column into the samples' scores, by group too; the metric where the eval names it."""
+    from evals._stats import mean
+
+    weights = column.weights or [1.0] * len(asked)
+    shares = [value * weight for value, weight in zip(column.values, weights, strict=True)]
+    family, _, leaf = name.partition("_")
+    for question, share in zip(asked, shares, strict=True):
+        scores = samples[question.key]["scores"]
+        scores[name] = {"sum": share, "count": 1}
+        group = samples[question.key]["group"]
+        if column.by_group and group:
+            scores[f"{family}_{group}_{leaf}"] = {"sum": share, "count": 1}
+    if name not in promised:
+        return None
+    estimate = mean(shares)
+    stderr = estimate.stderr_or_none if column.weights is None else column.stderr
+    return Metric(estimate.value, promised[name], n=len(asked), stderr=stderr, chance=column.chance)
+
+
+def _tables(
+    config: "Config",
+    split: str,
+    asked: Sequence[Question],
+    found: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, _Column],
+) -> dict[str, Any]:
+    """What the report shows of one split."""
+    from evals._stats import mean
+    from evals._subjects import accuracy_rows, group_of, guessing
+
+    answers, counts = [question.answer for question in asked], [len(question.choices) for question in asked]
+    subjects = [question.subject for question in asked]
+    groups = [group_of(subject) for subject in subjects]
+    shown = {
+        leaf: column.values for leaf, column in columns.items() if leaf.endswith(("acc", "rate")) and column.by_group
+    }
+
+    def line(leaf: str, prefix: str = "") -> dict[str, Any]:
+        estimate = mean(columns[leaf].values)
+        return {prefix or leaf: estimate.value, f"{prefix or leaf}_stderr": estimate.stderr_or_none}
+
+    tables: dict[str, Any] = {
+        "overall": {"n": len(asked), "subjects": len(set(subjects)), **guessing(answers, counts, LETTERS)},
+        "groups": accuracy_rows(shown, answers, counts, groups, LETTERS),
+        "subjects": accuracy_rows(shown, answers, counts, subjects, LETTERS),
+    }
+    for leaf, column in columns.items():
+        if leaf.endswith("macro_acc"):
+            weights = column.weights or []
+            value = mean([v * w for v, w in zip(column.values, weights, strict=True)]).value
+            tables["overall"] |= {leaf: value, f"{leaf}_stderr": column.stderr}
+        elif leaf != "ece":
+            tables["overall"] |= line(leaf)
+    if "chat" in config.ways:
+        tables["calibration"] = _calibration(config, found, columns["acc"].values)
+    if "chat" in config.ways and config.temperatures:
+        tables["temperatures"] = [
+            {
+                "temperature": t,
+                "n": len(asked),
+                **line(f"t{t:g}_acc", "acc"),
+                **line(f"t{t:g}_refusal_rate", "refusals"),
+            }
+            for t in config.temperatures
+        ]
+        values = [row["acc"] for row in tables["temperatures"]]
+        tables["overall"]["temperature_spread"] = max(values) - min(values)
+    return tables
+
+
+def _calibration(config: "Config", found: Sequence[Mapping[str, Any]], correct: Sequence[float]) -> dict[str, Any]:
+    from evals._calibration import calibration
+
+    made = calibration([item["confidence"] for item in found], correct, config.bins)
+    return {"ece": made.error, "bins": [vars(part) for part in made.bins]}
+
+
+def _splits(config: "Config", chosen: Mapping[str, Sequence[Question]]) -> dict[str, Any]:
+    """Which split is for what, and how many questions stand in both: those were seen when a trial was chosen."""
+    parts = [{(question.question, question.choices) for question in asked} for asked in chosen.values()]
+    return {
+        "select_on": config.select_on,
+        "score_on": config.score_on,
+        "shots_from": config.shots_from if config.shots else None,
+        "shared": len(parts[0] & parts[1]) if len(parts) > 1 else 0,
+        "allow_selection_on_test": config.allow_selection_on_test,
+    }
+
+
+def _unparsed(
+    chosen: Mapping[str, Sequence[Question]], answers: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The first answers in words that name no choice."""
+    shown: list[dict[str, Any]] = []
+    for split, asked in chosen.items():
+        counts: dict[str, int] = {}
+        for question in asked:
+            for temperature, said in answers[question.key].get("said", {}).items():
+                if said["choice"] is None and counts.get(temperature, 0) < UNPARSED_SHOWN:
+                    counts[temperature] = counts.get(temperature, 0) + 1
+                    line = {"split": split, "temperature": float(temperature), "key": question.key}
+                    shown.append({**line, "question": question.question, "answer": said["text"]})
+    return shown
