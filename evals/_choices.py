@@ -17,7 +17,7 @@ BEFORE = (
 )
 """Words in front of a letter that is the answer."""
 NAMES = r"(?:answers?|options?|choices?|letters?|solution)"
-LINK = r"[\s:=\"'*>(\[{,\-\u2013\u2014]*"
+LINK = r"[\s:=\"'*>(\[{,\-\u2013\u2014\u2192]*"
 DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bexcept|\bnor|\bneither)(?: (?:a|an|the|in|to|at|by))?\s*$")
 SHORT = 3
 """A choice's own text is looked for anywhere in an answer from this many characters on; a shorter one at its end."""
@@ -31,8 +31,8 @@ def parse_choice(answer: str, choices: Sequence[str], letters: Sequence[str] = L
     the text of one choice alone stands in it. A letter or text behind "not" does not count.
     """
     names = list(letters[: len(choices)])
-    text = _plain(answer, names)
-    whole = text.strip(" \t\r\n.,;:!?()[]{}\"'-\u2013\u2014>#")
+    text = _plain(answer)
+    whole = text.strip(" \t\r\n.,;:!?()[]{}<>\"'-\u2013\u2014#")
     for place, name in enumerate(names):
         if whole.lower() == name.lower():
             return place
@@ -62,8 +62,11 @@ class _Marks:
         # Not part of a word, a number, C++, B-cell, A.M. or D's.
         self.letter = rf"(?<![\w.'\u2019\-])(?P<x>(?i:{either}))(?![\w'\u2019+#]|-\w|[.,]\w)"
         self.several = re.compile(
-            rf"^[\s)\].\"']*(?:(?:or|and|nor|vs\.?|[/&,])[\s(\[\"']*)+(?i:{either})(?![\w'\u2019])(?!\s+{SURE}\b)"
+            rf"^[\s)\].\"']*(?:(?:or|and|nor|vs\.?|maybe|perhaps|possibly|even|also|either|"
+            rf"option|[/&,])[\s(\[\"']*)+(?i:{either})(?![\w'\u2019])(?!\s+{SURE}\b)"
         )
+        # Also "(A)(B)" and "A. B. C."
+        self.listed = re.compile(rf"^(?:[)\]]\s*[(\[](?i:{either})[)\]]|([.):])\s+(?i:{either})\1)")
         self.negated = re.compile(
             rf"\b(?:not|cannot be|can't be|isn't|is not|never|except|neither|nor|rule out|exclude)\s+"
             rf"(?:(?i:the|option|answer|choice|letter)\s+)*[(\[\"']*(?P<x>(?i:{either}))(?![\w'\u2019])"
@@ -91,7 +94,7 @@ class _Marks:
         self.alone = (
             re.compile(rf"(?<!\w)[(\[\"]{self.letter}[)\]\"]"),
             re.compile(rf"\b(?i:{BEFORE})[\s:,]+(?:(?i:the)\s+)?{self.letter}"),
-            re.compile(rf"(?:^|[\n:;.!?,\u2014=>]\s*){self.letter}(?=\s*(?:[.):!;]|$|\n))"),
+            re.compile(rf"(?:^|[\n:;.!?,\u2014=>\u2192]\s*){self.letter}(?=\s*(?:[.):!;]|$|\n))"),
         )
         self.list = re.compile(
             rf"^\s*\(?{re.escape(names[0])}[.):].*\n\s*\(?{re.escape(names[1])}[.):].*(?:\n\s*\(?(?:{either})[.):].*)*"
@@ -115,7 +118,13 @@ class _Marks:
         kept = [match for match in found if self._is_answer(match, text, texts, in_words=True)]
         if not kept:
             return None
-        return self._one(max(kept, key=lambda match: match.start("x")), text)
+        last = max(kept, key=lambda match: match.start("x"))
+        # "Option A and option B": the last is one of several that are named together.
+        for match in found:
+            beside = self.several.match(text[match.end("x") :])
+            if beside and match.end("x") + beside.end() >= last.end("x") > match.end("x"):
+                return AMBIGUOUS
+        return self._one(last, text)
 
     def lone(self, text: str, texts: Sequence[str]) -> int | None:
         """The one letter that stands as an answer does, leaving out those that are denied."""
@@ -129,7 +138,10 @@ class _Marks:
         return None if not found else found.pop() if len(found) == 1 else AMBIGUOUS
 
     def _one(self, match: re.Match[str], text: str) -> int:
-        return AMBIGUOUS if self.several.match(text[match.end("x") :]) else self.places[match["x"].lower()]
+        behind = text[match.end("x") :]
+        if self.several.match(behind) or self.listed.match(behind):
+            return AMBIGUOUS
+        return self.places[match["x"].lower()]
 
     def _is_answer(self, match: re.Match[str], text: str, texts: Sequence[str], in_words: bool) -> bool:
         """Whether a letter is one, and not the article "a", the pronoun "I" or the first word of a sentence."""
@@ -151,14 +163,16 @@ class _Marks:
         return bool(re.match(rf"\s+{SURE}\b", behind)) and (letter.isupper() or letter.isdigit())
 
 
-def _plain(answer: str, names: Sequence[str]) -> str:
+def _plain(answer: str) -> str:
     """The answer without marks of Markdown, LaTeX, HTML and reasoning; compatibility forms of letters made plain."""
     text = unicodedata.normalize("NFKC", answer)
     text = text.rpartition("</think>")[2]
     text = re.sub(r"\\(?:boxed|text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"(\1)", text)
     text = re.sub(r"\\(?:boxed|text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"(\1)", text)
-    text = re.sub(r"</?[A-Za-z][^<>]*>", " ", text)
-    return re.sub(r"[*_`$]+", "", text).replace("\u2019", "'").strip()
+    # An answer that is nothing but a tag, as <B>, is no tag.
+    without = re.sub(r"</?[A-Za-z][^<>]*>", " ", text)
+    text = re.sub(r"[*_`$]+", "", without if without.strip() else text)
+    return text.translate({0x2019: "'", 0x201C: '"', 0x201D: '"'}).strip()
 
 
 def _words(text: str) -> str:

@@ -196,7 +196,7 @@ def _splits(config: "Config", chosen: Mapping[str, Sequence[Question]]) -> dict[
     """Which split is for what, and how many questions stand in both: those were seen when a trial was chosen."""
     parts = [{(question.question, question.choices) for question in asked} for asked in chosen.values()]
     return {
-        "select_on": config.select_on,
+        "select_on": config.splits().get("select_on"),
         "score_on": config.score_on,
         "shots_from": config.shots_from if config.shots else None,
         "shared": len(parts[0] & parts[1]) if len(parts) > 1 else 0,

@@ -89,8 +89,11 @@ def read_questions(
     found: list[Question] = []
     for file in _files(root):
         subject, of_file = _of_name(file, root if path.is_dir() else file.parent)
+        if of_file and of_file not in wanted and EVERY not in wanted:
+            there.add(of_file)
+            continue
         for number, row in enumerate(_rows(file, columns), start=1):
-            split = _split_of(row, columns) or of_file
+            split = of_file or _split_of(row, columns)
             there.add(split)
             if split not in wanted and EVERY not in wanted:
                 continue

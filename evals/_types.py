@@ -47,6 +47,16 @@ class Rows(Settings):
     """Branch, tag or commit of a hub data set."""
 
 
+class Splits(Protocol):
+    """A Config whose data has splits: one to rank trials on, one to report: nothing is chosen by the latter."""
+
+    def splits(self) -> dict[str, str]:
+        """Setting -> the split that it reads; `score_on` is the one whose score is reported."""
+
+    def spoiled(self, metric: str) -> str | None:
+        """Why ranking trials by `metric` would spoil the reported score, one clause; None where it would not."""
+
+
 class DataError(ValueError):
     """The data of an eval cannot be used; the message names the place, the value and the way out."""
 

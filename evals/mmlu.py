@@ -31,8 +31,8 @@ class Config(Settings):
     """Branch, tag or commit of a hub data set."""
     columns: Columns = Columns()
     """Names of a table's columns, where they are not the usual ones."""
-    select_on: str | None = "val"
-    """Split that trials are ranked on; no such score when empty."""
+    select_on: str = "val"
+    """Split that trials are ranked on; `none` where nothing is chosen."""
     score_on: str = "test"
     """Split whose score is reported. Nothing may be chosen by it."""
     allow_selection_on_test: bool = False
@@ -62,6 +62,19 @@ class Config(Settings):
     batch_size: int = Field(16, ge=1, json_schema_extra=EXECUTION)
     """Questions asked at once."""
 
+    def splits(self) -> dict[str, str]:
+        """Setting -> the split of the data that it reads."""
+        found = {"score_on": self.score_on}
+        if self.select_on != "none":
+            found = {"select_on": self.select_on, **found}
+        return {**found, "shots_from": self.shots_from} if self.shots else found
+
+    def spoiled(self, metric: str) -> str | None:
+        """Why ranking trials by `metric` would spoil the score that is reported; None where it would not."""
+        if metric.startswith(f"mmlu/{split_name(self.score_on)}_"):
+            return f"is a score on {self.score_on}, which is what is reported"
+        return None
+
     @field_validator("ways", "temperatures")
     @classmethod
     def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -76,28 +89,12 @@ class Config(Settings):
             raise ValueError("must hold temperatures of at least 0")
         return values
 
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_hub_set(cls, values: Any) -> Any:
+    @model_validator(mode="after")
+    def _whole_hub_set(self) -> "Config":
         """cais/mmlu has a configuration for each subject, and `all`."""
-        if isinstance(values, dict) and values.get("data") == "cais/mmlu" and values.get("name") is None:
-            return {**values, "name": "all"}
-        return values
-
-
-def splits(config: Config) -> dict[str, str]:
-    """Setting -> the split of the data that it reads."""
-    found = {"score_on": config.score_on}
-    if config.select_on is not None:
-        found = {"select_on": config.select_on, **found}
-    return {**found, "shots_from": config.shots_from} if config.shots else found
-
-
-def spoiled(config: Config, metric: str) -> str | None:
-    """Why ranking trials by `metric` would spoil the score that is reported; None where it would not."""
-    if metric.startswith(f"mmlu/{split_name(config.score_on)}_"):
-        return f"{metric} is a score on {config.score_on}, which is reported and must not choose"
-    return None
+        if self.data == "cais/mmlu" and self.name is None:
+            object.__setattr__(self, "name", "all")
+        return self
 
 
 def metrics(config: Config) -> dict[str, Direction]:
@@ -132,7 +129,7 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
 
     if data is None:
         raise DataError(f"mmlu.data: must be built-in, a file or a hub data set that is here (got {config.data!r}).")
-    asked = {split: f"evals.mmlu.{key}" for key, split in reversed(splits(config).items())}
+    asked = {split: f"evals.mmlu.{key}" for key, split in reversed(config.splits().items())}
     found = read_questions(data, asked, config.columns)
     shots: dict[str, list[Question]] = {}
     for question in found.get(config.shots_from, []) if config.shots else []:
@@ -151,8 +148,8 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
 
 def _scored_splits(config: Config) -> dict[str, str]:
     """The one name of each split that is scored -> its name in the file."""
-    named = [config.score_on] if config.select_on is None else [config.select_on, config.score_on]
-    return {split_name(name): name for name in named}
+    asked = config.splits()
+    return {split_name(asked[key]): asked[key] for key in ("select_on", "score_on") if key in asked}
 
 
 def _enough_shots(config: Config, chosen: dict[str, list[Question]], shots: dict[str, list[Question]]) -> None:

@@ -10,6 +10,7 @@ from orchestrator.decide.identity import json_schemas
 from orchestrator.decide.parallel import deepspeed_mistakes
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.decide.space import canonical
+from orchestrator.decide.splits import reads_splits
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.registry import NO_METHOD, Registry
 from trainables._settings import DataSettings, ModelSettings
@@ -34,6 +35,11 @@ def eval_rows(config: Any) -> DataSettings | None:
         return None
     parts = {part: getattr(config, part, None) for part in HUB_PARTS}
     return DataSettings(path=data, **{part: value for part, value in parts.items() if isinstance(value, str)})
+
+
+def _kind(config: Any) -> Literal["eval", "questions"]:
+    """What the rows of an eval are: questions where it reads splits of them, in columns of any name."""
+    return "questions" if reads_splits(config) else "eval"
 
 
 class Known(Protocol):
@@ -61,8 +67,13 @@ class Catalogue(Protocol):
     def adapter(self, path: str, /) -> Known:
         """An adapter."""
 
-    def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Known:
+    def data(
+        self, settings: DataSettings, kind: Literal["train", "eval", "questions"] = "train", key: str = "data.path"
+    ) -> Known:
         """Rows to train on or to score."""
+
+    def questions(self, settings: DataSettings, config: Any, key: str) -> None:
+        """Whether the questions that an eval reads are there, in the splits that it names, and well formed."""
 
     def json_schema(self, name: str, key: str) -> Known:
         """A file with a JSON schema, or a built-in one."""
@@ -181,7 +192,9 @@ class Lookup:
             if getattr(config, "data", None) == HELDOUT:
                 self._check_heldout(key, trials)
             elif (rows := eval_rows(config)) is not None:
-                self.known(key, partial(self.contents.data, rows, kind="eval", key=key))
+                self.known(key, partial(self.contents.data, rows, kind=_kind(config), key=key))
+                if reads_splits(config):
+                    self.ask(key, partial(self.contents.questions, rows, config, key))
             for field, named in json_schemas(config).items():
                 place = f"evals.{name}.{field}"
                 self.known(place, partial(self.contents.json_schema, named, place))
@@ -195,7 +208,7 @@ class Lookup:
         lines = []
         for name, config in evals.items():
             rows, key = eval_rows(config), f"evals.{name}.data"
-            if rows is None:
+            if rows is None or reads_splits(config):
                 continue
             found = self.ask(key, partial(self.contents.data, rows, kind="eval", key=key))
             if found is not None and found.hash is not None and found.hash in hashes:
@@ -204,6 +217,22 @@ class Lookup:
                     "name other rows, or `heldout`"
                 )
         return lines
+
+    def is_same_data(self, evals: Mapping[str, Any]) -> Callable[[DataSettings, str], bool]:
+        """Tells whether a trial's data is that of the eval of a name, whichever splits of it they read."""
+
+        def is_same(data: DataSettings, name: str) -> bool:
+            rows = eval_rows(evals[name])
+            if rows is None:
+                return False
+            if (data.path, data.name) == (rows.path, rows.name):
+                return True
+            key = f"evals.{name}.data"
+            one = self.ask("data.path", partial(self.contents.data, data, kind="questions"))
+            other = self.ask(key, partial(self.contents.data, rows, kind="questions", key=key))
+            return one is not None and other is not None and one.hash is not None and one.hash == other.hash
+
+        return is_same
 
     def _check_heldout(self, key: str, trials: list[TrialSettings]) -> None:
         if any(settings.data is None for settings in trials):

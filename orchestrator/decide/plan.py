@@ -16,6 +16,7 @@ from orchestrator.decide.lookup import HELDOUT, Catalogue, Lookup
 from orchestrator.decide.scaling import scaling_warnings
 from orchestrator.decide.settings import TRAIN_METRICS, Objective, Sweep, TrialSettings
 from orchestrator.decide.space import Axis, canonical
+from orchestrator.decide.splits import mixed
 from orchestrator.decide.trials import Resolved, expand, setting
 from orchestrator.errors import Mistake, SweepFileError
 from orchestrator.registry import NO_METHOD, Registry, installed
@@ -72,6 +73,8 @@ class Plan:
     """The models that are trained, with what each method takes of a device."""
     unresolved: tuple[str, ...] = ()
     """What this machine lacks; a plan is shown all the same, a run is refused."""
+    notices: tuple[str, ...] = ()
+    """What the report has to say before all else."""
 
     @property
     def profile(self) -> str:
@@ -105,6 +108,10 @@ def make_plan(
     look.check_functions([trial.settings for trial in own])
     look.check_deepspeed([trial.settings for trial in own])
     look.check_evals(sweep.evals, [trial.settings for trial in own])
+    wrong, notices = mixed(
+        sweep.evals, sweep.objective.metric, [trial.settings for trial in own], look.is_same_data(sweep.evals)
+    )
+    mistakes += wrong
     bases, base_of = _bases(own, sweep, registry, plan)
     base_ids = {base.id for base in bases}
     trials = [replace(trial, base_id=base_of.get(trial.id)) for trial in _distinct(own) if trial.id not in base_ids]
@@ -119,6 +126,7 @@ def make_plan(
         axes={axis.name: _values(axis, expansion.trials, sweep) for axis in expansion.axes},
         baseline_id=next((trial.id for trial in trials if not trial.overrides), None),
         warnings=(
+            *notices,
             *_warnings(sweep, trials, registry),
             *look.tokenizer_warnings(settings),
             *look.trained_on(sweep.evals, settings),
@@ -126,6 +134,7 @@ def make_plan(
         notes=_notes(settings, machine),
         models=_models(settings, look, registry),
         unresolved=tuple(dict.fromkeys([*look.unresolved, *_lacking(settings, machine)])),
+        notices=tuple(notices),
     )
 
 

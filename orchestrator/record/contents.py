@@ -105,8 +105,11 @@ class Contents:
         """A PEFT adapter: a folder with adapter_config.json and weights, or a hub id."""
         return self._folder("adapter", path, None, "adapter_config.json", "Name the folder that holds it.")
 
-    def data(self, settings: DataSettings, kind: Literal["train", "eval"] = "train", key: str = "data.path") -> Content:
-        """Rows to train on, or (`kind` eval) to score; `key` is the place in the sweep file, for messages.
+    def data(
+        self, settings: DataSettings, kind: Literal["train", "eval", "questions"] = "train", key: str = "data.path"
+    ) -> Content:
+        """Rows to train on, or (`kind` eval) to score, or multiple-choice questions in columns of any name; `key` is
+        the place in the sweep file, for messages.
 
         Raises MissingDataError for what is not there, is empty, cannot be parsed, or whose first row has another
         layout.
@@ -137,10 +140,30 @@ class Contents:
         if settings.path.startswith(BUILTIN):
             from trainables.builtin import sources
 
-            self.data(settings, "eval")
+            self.data(settings, "questions")
             return sources.write(settings.path.removeprefix(BUILTIN), self.cache / "builtin").absolute()
         path = Path(settings.path).expanduser().absolute()
         return path if path.exists() else None
+
+    def questions(self, settings: DataSettings, config: Any, key: str) -> None:
+        """Read the questions of an eval's splits, where they are on this machine. `key` is for messages.
+
+        Raises MissingDataError for a split that is not there and for malformed questions.
+        """
+        from evals._questions import read_questions
+        from evals._types import DataError as QuestionError
+
+        content = self.data(settings, "questions", key)
+        path = self.data_path(settings)
+        known = (f"{content.hash}", "questions", repr(config.splits()), repr(config.columns))
+        if path is None or content.hash is None or known in self._looked:
+            return
+        above = key.rpartition(".")[0]
+        try:
+            read_questions(path, {split: f"{above}.{name}" for name, split in config.splits().items()}, config.columns)
+        except QuestionError as error:
+            raise MissingDataError(f"{key}: {error}" if str(error).startswith("malformed") else str(error)) from error
+        self._looked[known] = None
 
     def json_schema(self, name: str, key: str) -> Content:
         """A file with a JSON schema, or `builtin:NAME`, which is written to the cache; `key` is for messages.

@@ -148,3 +148,5 @@ class Results(BaseModel):
     """Base rows first, then trials in the order of the plan."""
     seconds: float = 0.0
     """Wall time of the execution that made this, 0 when nothing ran."""
+    notices: list[str] = []
+    """What the report says before all else."""

@@ -18,6 +18,7 @@ def collect(plan: Plan, ledger: Ledger, sources: Sources, seconds: float = 0.0) 
         baseline_id=plan.baseline_id,
         rows=[row_of(trial, ledger, sources) for trial in (*plan.bases, *plan.trials)],
         seconds=seconds,
+        notices=list(plan.notices),
     )
 
 

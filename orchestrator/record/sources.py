@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from orchestrator.decide.bases import QUANTIZATION
 from orchestrator.decide.identity import eval_id, json_schemas
 from orchestrator.decide.lookup import eval_rows
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
+from orchestrator.decide.splits import reads_splits
 from orchestrator.errors import MissingDataError
 from orchestrator.record import hub
 from orchestrator.record.contents import Content, Contents
@@ -16,6 +18,7 @@ from orchestrator.record.ledger import Ledger, write_text
 from orchestrator.record.records import TrialRecord
 from orchestrator.record.tasks import EvalTask
 from orchestrator.registry import Registry, installed
+from trainables._questions import split_name
 from trainables._settings import DataSettings, Job, ModelSettings
 from trainables.core.version import VERSION as CORE_VERSION
 
@@ -139,9 +142,14 @@ class Sources:
             return self._heldout(settings)
         named, key = eval_rows(planned.config), f"evals.{planned.name}.data"
         assert named is not None, "what is neither None nor held-out rows has a name"
-        content = self.contents.data(named, "eval", key)
+        config: Any = planned.config
+        splits = config.splits() if reads_splits(config) else None
+        content = self.contents.data(named, "eval" if splits is None else "questions", key)
         if content.unresolved:
             raise MissingDataError(f"{key}: {content.unresolved}")
+        if splits is not None:
+            path = self._path(named) if content.commit is None else self._hub_splits(named, content, key, splits)
+            return path, content.hash or ""
         path = self._path(named) if content.commit is None else self._hub_rows(named, content, key)
         form = trial.settings.data.format if trial.settings.data else None
         if form is None or path is None:
@@ -186,6 +194,25 @@ class Sources:
             except DataError as error:
                 raise MissingDataError(str(error).replace("data.path", key, 1)) from error
             write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+        return path
+
+    def _hub_splits(self, data: DataSettings, content: Content, key: str, splits: Mapping[str, str]) -> Path:
+        """Like `_hub_rows` for an eval that reads several splits: each row says which it is of."""
+        named = sorted({split_name(split) for split in splits.values()})
+        digest = hashlib.sha256(f"{content.hash} {named}".encode()).hexdigest()[:16]
+        path = self.ledger.cache / "hub" / f"{data.path.replace('/', '--')}-{digest}.jsonl"
+        if not path.is_file():
+            from trainables._questions import hub_rows
+            from trainables._rows import DataError
+
+            lines = []
+            for split in named:
+                try:
+                    rows = hub_rows(self._at_commit(data, content), split)
+                except DataError as error:
+                    raise MissingDataError(str(error).replace("data.path", key, 1)) from error
+                lines += [json.dumps({**row, "split": split}, ensure_ascii=False, default=str) + "\n" for row in rows]
+            write_text(path, "".join(lines))
         return path
 
     def _at_commit(self, data: DataSettings, content: Content) -> DataSettings:

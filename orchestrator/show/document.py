@@ -69,3 +69,5 @@ class Report:
     verdict: tuple[str, ...]
     facts: tuple[Fact, ...]
     sections: tuple[Section, ...]
+    notices: tuple[str, ...] = ()
+    """What stands above the title: what a reader must know before any figure."""

@@ -67,7 +67,8 @@ def html(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The same report as GitHub's Markdown."""
-    parts = [f"# {markdown_text(report.title)}", markdown_text(report.name)]
+    parts = [f"**{markdown_text(notice)}**" for notice in report.notices]
+    parts += [f"# {markdown_text(report.title)}", markdown_text(report.name)]
     parts += [f"**{markdown_text(s)}**" if place == 0 else markdown_text(s) for place, s in enumerate(report.verdict)]
     facts = [
         f"- {markdown_text(fact.name)}: **{markdown_text(fact.value)}**{_note(fact.note)}" for fact in report.facts

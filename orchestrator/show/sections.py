@@ -49,7 +49,14 @@ def build(results: Results) -> Report:
     )
     made = [section for maker in makers if (section := maker(results, found)) is not None]
     title = results.question or results.name
-    return Report(title, f"{results.name} ({results.profile})", found.verdict, _facts(results, found), tuple(made))
+    return Report(
+        title,
+        f"{results.name} ({results.profile})",
+        found.verdict,
+        _facts(results, found),
+        tuple(made),
+        tuple(results.notices),
+    )
 
 
 def _facts(results: Results, found: Findings) -> tuple[Fact, ...]:

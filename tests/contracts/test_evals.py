@@ -38,8 +38,15 @@ ROW = {
         {"role": "user", "content": "How is the sea?"},
         {"role": "assistant", "content": "The sea is calm."},
     ],
+    "question": "How is the sea?",
+    "choices": ["calm", "loud", "red", "dry"],
+    "answer": 0,
+    "subject": "geography",
 }
-"""A row that any of the evals can read: a prompt with instructions, and a conversation."""
+"""A row that any of the evals can read: a prompt with instructions, a conversation, and a question with choices."""
+
+SPLITS = {"a": "val", "b": "test", "c": "test"}
+"""The rows' keys, and the split of each for evals that tell them apart."""
 
 
 def module(name):
@@ -54,7 +61,7 @@ def subject():
 @pytest.fixture
 def data(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({**ROW, "key": key}) + "\n" for key in ("a", "b", "c")))
+    path.write_text("".join(json.dumps({**ROW, "key": key, "split": split}) + "\n" for key, split in SPLITS.items()))
     return path
 
 

@@ -1,0 +1,110 @@
+"""Splits never mix: what is trained on, what chooses among trials, and what is reported are three sets of questions.
+
+An eval whose Config has `splits()` and `spoiled(metric)` reads several splits of its data (`evals._types`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.decide.settings import TrialSettings
+from orchestrator.errors import Mistake
+from orchestrator.registry import NO_METHOD
+from trainables._questions import EVERY, split_name
+from trainables._settings import DataSettings
+
+QUESTIONS = "questions"
+ALLOW = "allow_selection_on_test"
+
+
+def reads_splits(config: Any) -> bool:
+    """Whether an eval reads several splits of its data."""
+    return callable(getattr(config, "splits", None))
+
+
+def mixed(
+    evals: Mapping[str, Any],
+    metric: str,
+    trials: Sequence[TrialSettings],
+    is_same: Callable[[DataSettings, str], bool],
+) -> tuple[list[Mistake], list[str]]:
+    """What is wrong with the splits of a file, and what its report has to say first where the file allows it.
+
+    `metric`: what trials are ranked by; `is_same`: whether a trial is trained on the data of the eval of that name.
+    """
+    mistakes: list[Mistake] = []
+    notices: list[str] = []
+    for name, config in evals.items():
+        if not reads_splits(config):
+            continue
+        found = _chosen_on(name, config, metric, trials, is_same)
+        if found and getattr(config, ALLOW, False):
+            notices.append(
+                f"Trials were chosen on the split whose score is reported ({config.splits()['score_on']}; "
+                f"evals.{name}.{ALLOW} is true), so what is reported of the chosen one looks better than it is."
+            )
+        else:
+            mistakes += found
+        mistakes += _trained_on(name, config, trials, is_same)
+        mistakes += _examples(name, config)
+    return list(dict.fromkeys(mistakes)), notices
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two names of splits hold the same questions."""
+    first, second = split_name(one), split_name(other)
+    return first == second or EVERY in (first, second)
+
+
+def _chosen_on(
+    name: str, config: Any, metric: str, trials: Sequence[TrialSettings], is_same: Callable[[DataSettings, str], bool]
+) -> list[Mistake]:
+    """Where something is chosen by the score that is reported: the trial, or a trial's own best step."""
+    fix = f"Choose on another split, or write evals.{name}.{ALLOW}: true, and the report begins by saying so."
+    found = []
+    splits = config.splits()
+    selected = splits.get("select_on")
+    if selected is not None and overlap(selected, splits["score_on"]):
+        rule = f"trials are ranked on {selected!r}, and the score that is reported is on {splits['score_on']!r}"
+        found.append(Mistake(f"evals.{name}.select_on", selected, rule, fix))
+    # One model that is only scored is not chosen among others.
+    is_choice = len(trials) > 1 or any(trial.method != NO_METHOD for trial in trials)
+    reason = config.spoiled(metric) if is_choice else None
+    if reason:
+        found.append(Mistake("objective.metric", metric, reason, fix))
+    for trial in trials:
+        asked = trial.blocks.get(QUESTIONS)
+        if trial.method == NO_METHOD or trial.data is None or not isinstance(asked, Mapping):
+            continue
+        validation = asked.get("validation_split", "val")
+        if overlap(validation, splits["score_on"]) and is_same(trial.data, name):
+            rule = f"chooses what is exported by the questions that evals.{name}.score_on scores"
+            found.append(Mistake("questions.validation_split", validation, rule, fix))
+    return found
+
+
+def _trained_on(
+    name: str, config: Any, trials: Sequence[TrialSettings], is_same: Callable[[DataSettings, str], bool]
+) -> list[Mistake]:
+    found = []
+    for trial in trials:
+        if trial.method == NO_METHOD or trial.data is None or not is_same(trial.data, name):
+            continue
+        for key, split in config.splits().items():
+            if key in ("select_on", "score_on") and overlap(trial.data.split, split):
+                rule = f"trains on the questions that evals.{name}.{key} scores"
+                fix = "Name another split, such as train or auxiliary_train."
+                found.append(Mistake("data.split", trial.data.split, rule, fix))
+    return found
+
+
+def _examples(name: str, config: Any) -> list[Mistake]:
+    splits = config.splits()
+    examples = splits.get("shots_from")
+    if examples is None:
+        return []
+    fix = "Take the examples from dev or train."
+    return [
+        Mistake(f"evals.{name}.shots_from", examples, f"shows the answers of questions that {key} scores", fix)
+        for key in ("select_on", "score_on")
+        if key in splits and overlap(examples, splits[key])
+    ]
