@@ -1,7 +1,7 @@
 """Asks a catalogue what a sweep names, and turns its answers into hashes, mistakes and what this machine lacks."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -28,13 +28,20 @@ NAMED = re.compile(r"((?:model|data|adapter|evals|train|deepspeed)(?:\.\w+)*): "
 """How a message begins that names its own key."""
 
 
-def eval_rows(config: Any) -> DataSettings | None:
-    """The rows that an eval's config names; None where it reads none, or those that its trial held out."""
+def eval_rows(config: Any, form: str | None = None) -> DataSettings | None:
+    """The rows that an eval's config names, read for a trial whose `data.format` is `form`; None where it reads none,
+    or those that its trial held out."""
     data = getattr(config, "data", None)
     if not isinstance(data, str) or data == HELDOUT:
         return None
     parts = {part: getattr(config, part, None) for part in HUB_PARTS}
-    return DataSettings(path=data, **{part: value for part, value in parts.items() if isinstance(value, str)})
+    named = {part: value for part, value in parts.items() if isinstance(value, str)}
+    return DataSettings(path=data, format=form, **named)
+
+
+def formats(trials: Iterable[TrialSettings]) -> list[str | None]:
+    """The format strings of trials, each once; None for those without."""
+    return list(dict.fromkeys(trial.data.format if trial.data else None for trial in trials))
 
 
 def _kind(config: Any) -> Literal["eval", "questions"]:
@@ -185,16 +192,22 @@ class Lookup:
             if own is not None or not name:
                 self.mistakes += [item for item in deepspeed_mistakes(settings, own) if item not in self.mistakes]
 
-    def check_evals(self, evals: Mapping[str, Any], trials: list[TrialSettings]) -> None:
-        """Whether the data of each eval is there, and the JSON schemas that it names."""
+    def check_evals(
+        self, evals: Mapping[str, Any], trials: list[TrialSettings], forms: Sequence[str | None] | None = None
+    ) -> None:
+        """Whether the data of each eval is there, and the JSON schemas that it names.
+
+        `forms`: the format strings that its rows may be read by, where they are not those of the trials.
+        """
         for name, config in evals.items():
             key = f"evals.{name}.data"
             if getattr(config, "data", None) == HELDOUT:
                 self._check_heldout(key, trials)
-            elif (rows := eval_rows(config)) is not None:
-                self.known(key, partial(self.contents.data, rows, kind=_kind(config), key=key))
-                if reads_splits(config):
-                    self.ask(key, partial(self.contents.questions, rows, config, key))
+            for form in formats(trials) if forms is None else forms:
+                if (rows := eval_rows(config, form)) is not None:
+                    self.known(key, partial(self.contents.data, rows, kind=_kind(config), key=key))
+            if (rows := eval_rows(config)) is not None and reads_splits(config):
+                self.ask(key, partial(self.contents.questions, rows, config, key))
             for field, named in json_schemas(config).items():
                 place = f"evals.{name}.{field}"
                 self.known(place, partial(self.contents.json_schema, named, place))
@@ -207,11 +220,12 @@ class Lookup:
         hashes = {found.hash for trial in rows_of if (found := self.ask("data.path", partial(self._rows, trial)))}
         lines = []
         for name, config in evals.items():
-            rows, key = eval_rows(config), f"evals.{name}.data"
-            if rows is None or reads_splits(config):
+            if reads_splits(config):
                 continue
-            found = self.ask(key, partial(self.contents.data, rows, kind="eval", key=key))
-            if found is not None and found.hash is not None and found.hash in hashes:
+            key = f"evals.{name}.data"
+            asked = [rows for form in formats(trials) if (rows := eval_rows(config, form)) is not None]
+            answers = [self.ask(key, partial(self.contents.data, rows, kind="eval", key=key)) for rows in asked]
+            if any(item is not None and item.hash is not None and item.hash in hashes for item in answers):
                 lines.append(
                     f"{key}: holds the rows that are trained on, so its scores say nothing of unseen ones; "
                     "name other rows, or `heldout`"

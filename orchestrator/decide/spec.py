@@ -222,19 +222,22 @@ def _look_up(merged: Mapping[str, Any], registry: Registry, look: Lookup) -> Non
     evals = merged.get("evals")
     asked = evals.items() if isinstance(evals, Mapping) else ()
     found = {name: _readable(registry.eval(name).Config, value) for name, value in asked if name in registry.evals}
-    look.check_evals({name: config for name, config in found.items() if getattr(config, "data", None) != HELDOUT}, [])
+    found = {name: config for name, config in found.items() if getattr(config, "data", None) != HELDOUT}
+    whole = _readable(DataSettings, merged.get("data"))
+    # Rows cannot be judged where trials read them by several formats.
+    look.check_evals(found, [], [] if "data.format" in swept else [whole.format if whole else None])
 
 
 def _swept(search: Any) -> set[str]:
-    """First parts of the keys that a search sets, whatever else is wrong with it."""
+    """The keys that a search sets, and the first parts of them, whatever else is wrong with it."""
     if not isinstance(search, Mapping):
         return set()
     axes, trials = search.get("axes"), search.get("trials")
-    names = [part for axis in axes for part in str(axis).split(",")] if isinstance(axes, Mapping) else []
-    names += (
-        [key for trial in trials if isinstance(trial, Mapping) for key in trial] if isinstance(trials, list) else []
-    )
-    return {str(name).strip().partition(".")[0] for name in names}
+    names = [part.strip() for axis in axes for part in str(axis).split(",")] if isinstance(axes, Mapping) else []
+    for trial in trials if isinstance(trials, list) else []:
+        for key, value in trial.items() if isinstance(trial, Mapping) else ():
+            names += [str(key), *(f"{key}.{inner}" for inner in value)] if isinstance(value, Mapping) else [str(key)]
+    return {*names, *(name.partition(".")[0] for name in names)}
 
 
 def _readable(model: Any, value: Any) -> Any:

@@ -9,7 +9,7 @@ from orchestrator.decide.suggest import did_you_mean
 from orchestrator.errors import MissingDataError, Mistake
 from trainables._rows import DataError, read_rows
 from trainables._settings import DataSettings
-from trainables.core.formats import parse_format
+from trainables.core.formats import Format, parse_format
 
 TRAIN_KEYS = ("conversations", "messages", "instruction", "text")
 EVAL_KEYS = (*TRAIN_KEYS, "prompt", "question")
@@ -33,14 +33,21 @@ def look_at_files(files: list[Path], kind: str, key: str, form: str | None = Non
 
 def check_row(row: Any, place: str, kind: str, key: str, form: str | None = None) -> None:
     """Raise MissingDataError where a row is of no layout that this kind of data may have, or lacks a field of the
-    format string `form`."""
+    format string `form`. An eval's row may be of a known layout or ask its question in the fields of the format."""
     wanted = TRAIN_KEYS if kind == "train" else EVAL_KEYS
     if not isinstance(row, dict):
         raise MissingDataError(f"{key}: a row must be an object (got {type(row).__name__}, {place}).")
     if kind == "questions":
         return  # Their columns may have any name; who reads them says what is wrong with them.
     names = ", ".join(map(str, islice(row, 12))) or "none"
-    if form is not None:
+    if form is not None and kind == "eval":
+        asked = _asked(parse_format(form))
+        if not any(name in row for name in wanted) and not all(name in row for name in asked):
+            raise MissingDataError(
+                f"{key}: a row must have the fields of data.format ({', '.join(asked)}), or `{'` or `'.join(wanted)}` "
+                f"({place} has the keys: {names})."
+            )
+    elif form is not None:
         lacking = [name for name in parse_format(form).fields if name not in row]
         if lacking:
             raise MissingDataError(
@@ -58,6 +65,11 @@ def check_row(row: Any, place: str, kind: str, key: str, form: str | None = None
             'Such as {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}. '
             "Other fields are named by data.format."
         )
+
+
+def _asked(form: Format) -> tuple[str, ...]:
+    """The fields that a row under a format needs to ask something: those of the prompt, else the text itself."""
+    return tuple(dict.fromkeys(name for _, name in form.prompt)) or (form.target,)
 
 
 def _lacks_output(row: dict[str, Any]) -> bool:

@@ -140,7 +140,8 @@ class Sources:
             settings = trial.settings.data
             assert settings is not None, "held-out rows are those of a trial with data"
             return self._heldout(settings)
-        named, key = eval_rows(planned.config), f"evals.{planned.name}.data"
+        form = trial.settings.data.format if trial.settings.data else None
+        named, key = eval_rows(planned.config, form), f"evals.{planned.name}.data"
         assert named is not None, "what is neither None nor held-out rows has a name"
         config: Any = planned.config
         splits = config.splits() if reads_splits(config) else None
@@ -151,7 +152,6 @@ class Sources:
             path = self._path(named) if content.commit is None else self._hub_splits(named, content, key, splits)
             return path, content.hash or ""
         path = self._path(named) if content.commit is None else self._hub_rows(named, content, key)
-        form = trial.settings.data.format if trial.settings.data else None
         if form is None or path is None:
             return path, content.hash or ""
         return self._formatted(path, form, content.hash or "")

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.errors import MissingDataError
+from orchestrator.decide.plan import make_plan
+from orchestrator.decide.spec import load
+from orchestrator.errors import MissingDataError, SweepFileError
 from orchestrator.record import hashes, hub
 from orchestrator.record.contents import Contents
 from trainables._settings import DataSettings, ModelSettings
@@ -185,6 +187,35 @@ def test_fields_that_a_format_names_and_rows_lack_are_said_with_those_there_are(
     assert "has the fields: instruction, response" in message
     assert message.endswith("Did you mean response? Valid: instruction, response.")
     assert "no field 'x'" in refused(contents.data, data("builtin:chat", format="{x}"))
+
+
+def test_an_evals_row_asks_in_the_fields_of_the_format_or_has_a_known_layout(contents, tmp_path):
+    file, form = lines(tmp_path / "rows.jsonl", {"topic": "a", "goal": "b"}), "{topic}: {goal}\n{answer}"
+    key = "evals.format.data"
+    assert contents.data(data(file, format=form), "eval", key).rows == 1
+    assert contents.data(data(lines(tmp_path / "known.jsonl", {"prompt": "a"}), format=form), "eval", key).rows == 1
+    assert "must have `conversations`" in refused(contents.data, data(file), "eval", key)
+    message = refused(contents.data, data(file, format="{topc}\n{answer}"), "eval", key)
+    assert message.startswith(f"{key}: a row must have the fields of data.format (topc), or")
+    assert "has the keys: topic, goal" in message
+    assert "(text), or" in refused(contents.data, data(file, format="{text}"), "eval", key)
+
+
+def test_an_evals_own_rows_are_judged_by_the_format_of_the_trials(contents, tmp_path):
+    file = lines(tmp_path / "rows.jsonl", {"topic": "a", "goal": "b", "answer": "c"})
+    text = f"""
+name: test
+model: builtin:mini
+data: {{path: {file}, format: "{{topic}}: {{goal}}\\n{{answer}}"}}
+evals: {{format: {{data: {file}}}}}
+"""
+    assert make_plan(load(text, contents=contents), contents).unresolved == ()
+    with pytest.raises(SweepFileError) as caught:
+        load(text + "train: {epohcs: 1}", contents=contents)
+    assert [mistake.key for mistake in caught.value.mistakes] == ["train.epohcs"]
+    other = text + 'search: {kind: grid, axes: {data.format: [null, "{topic}{answer}"]}}'
+    with pytest.raises(SweepFileError, match="evals.format.data: a row must have `conversations`"):
+        make_plan(load(other, contents=contents), contents)
 
 
 def test_prompts_are_for_evals_alone(contents, tmp_path):
