@@ -35,15 +35,18 @@ def merge(export: Path, out: Path, dtype: str | None = None) -> Path:
     tokenizer = load_tokenizer(str(export), "file")
     fresh = out.with_name(f".{out.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    _cast(model, dtype).save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    left_out = ("quantization",)
-    kept = {key: value for key, value in description.items() if key not in left_out}
-    text = json.dumps({**kept, "kind": "full", "dtype": dtype, "merged": True}, indent=1)
-    (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    try:
+        fresh.mkdir(parents=True)
+        _cast(model, dtype).save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        left_out = ("quantization",)
+        kept = {key: value for key, value in description.items() if key not in left_out}
+        text = json.dumps({**kept, "kind": "full", "dtype": dtype, "merged": True}, indent=1)
+        (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return out
 
 
@@ -91,6 +94,8 @@ def merge_as_asked(config: Any, folder: Path) -> list[str]:
     Raises ValueError where a merged model is to be scored and cannot be had; one that is only to lie beside the adapter
     is not worth the trial.
     """
+    # An earlier training's may lie there, and would be taken for this one's.
+    shutil.rmtree(folder / MERGED, ignore_errors=True)
     asked = scored(config) == MERGED
     if not (asked or getattr(config, "merge", False)):
         return []

@@ -109,9 +109,11 @@ def test_a_merge_that_fails_costs_no_trained_adapter(tmp_path):
     assert kept["notes"] == content["notes"]
     assert "PEFT cannot add an adapter of kind LORA to the weights" in kept["notes"][-1]
     assert not (task.folder / "merged").exists()
+    (tmp_path / "scored" / "trial" / "merged").mkdir(parents=True)
     with pytest.raises(ValueError, match="PEFT cannot add an adapter of kind LORA"):
         trained(tmp_path / "scored", {**block, "evaluate": "merged"}, train)
     assert list((tmp_path / "scored").rglob("train.json"))
+    assert not list((tmp_path / "scored").rglob("*merged*")), "that of an earlier training is gone too"
 
 
 @pytest.mark.parametrize("method, init", [("lora", "pissa"), ("qlora", "default"), ("qlora", "loftq")])
