@@ -20,6 +20,9 @@ MESSAGES = ({"role": "user", "content": "What is the work of a baker?"},)
 NEEDED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Files of a whole model that a server reads, beside its weights in safetensors."""
 ONNX_FOLDER = "onnx"
+COMPARED_EXACTLY = 2_000_000_000
+"""Parameters of the largest merged model that is compared with its adapter in float64, which takes 8 bytes of each. In
+float32 alone the rounding of two ways to the same logit is some 1e-6 of it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Delivered:
     dtype: str
     quantized: str | None
     logit_difference: float | None
-    """Largest difference of a logit from the export's own on `PROBE`; None for an adapter, which is a copy."""
+    """Largest difference of a logit from the export's own on `PROBE`; None for an adapter, which is a copy. Of float32
+    weights with an adapter added both are computed in float64, so that it tells of the weights."""
     same_choice: float | None
     """Share of the positions of `PROBE` at which the most likely token is the same."""
     onnx_difference: float | None = None
@@ -121,7 +125,9 @@ def _written(
         shutil.copytree(export, fresh)
         if dtype and dtype != description["dtype"]:
             _cast(fresh, dtype, description["trust_remote_code"])
-    expected, ids, prompt = _expected(export)
+    unrounded = description["kind"] == "adapter" and not description.get("quantization") and not quantize
+    unrounded = unrounded and {description["dtype"], dtype or "float32"} == {"float32"}
+    expected, ids, prompt = _expected(export, unrounded)
     notes = _make_servable(fresh, description)
     if not _tokenizes_alike(fresh, prompt, description["trust_remote_code"]):
         notes.append("its chat template gives other tokens than the prompts of training: serve it with care")
@@ -132,37 +138,40 @@ def _written(
         onnx_difference = write(fresh, fresh / ONNX_FOLDER, ids, description["trust_remote_code"])
     if quantize:
         _quantize(fresh, description["trust_remote_code"])
-    difference, same = _compared(fresh, ids, expected, description["trust_remote_code"])
+    difference, same = _compared(fresh, ids, expected, description["trust_remote_code"], unrounded)
     absent = [name for name in NEEDED if not (fresh / name).is_file()]
     if absent:
         notes.append(f"a server may miss {', '.join(absent)}")
     return "full", dtype or description["dtype"], quantize, difference, same, onnx_difference, tuple(notes)
 
 
-def _expected(export: Path) -> tuple[Any, list[int], list[int]]:
-    """(logits of the export, [tokens, vocabulary] float32; ids of the probe; ids of a prompt under its template)."""
+def _expected(export: Path, unrounded: bool) -> tuple[Any, list[int], list[int]]:
+    """(logits of the export, [tokens, vocabulary]; ids of the probe; ids of a prompt under its template)."""
     from trainables._export import load
 
     loaded = load(export)
     ids = loaded.tokenize(PROBE)
-    return _logits(loaded.model, ids), ids, loaded.tokenize(loaded.prompt(MESSAGES))
+    return _logits(loaded.model, ids, unrounded), ids, loaded.tokenize(loaded.prompt(MESSAGES))
 
 
-def _logits(model: Any, ids: list[int]) -> Any:
+def _logits(model: Any, ids: list[int], unrounded: bool = False) -> Any:
+    """Logits of the probe in float64; `unrounded`: also computed in it, where the model is not too large for that."""
     import torch
 
+    if unrounded and model.num_parameters() <= COMPARED_EXACTLY:
+        model = model.double()
     with torch.inference_mode():
-        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].double().cpu()
 
 
-def _compared(folder: Path, ids: list[int], expected: Any, trust: bool) -> tuple[float, float]:
+def _compared(folder: Path, ids: list[int], expected: Any, trust: bool, unrounded: bool) -> tuple[float, float]:
     """(largest difference of a logit, share of the same most likely token) of what was written."""
     from trainables._scaling import Scaling
 
     model, scaling = _model(folder, "auto", trust), Scaling.read(folder)
     if scaling is not None:
         scaling.install(model)
-    found = _logits(model, ids)
+    found = _logits(model, ids, unrounded)
     width = min(found.shape[-1], expected.shape[-1])
     found, expected = found[:, :width], expected[:, :width]
     same = (found.argmax(-1) == expected.argmax(-1)).float().mean()

@@ -214,7 +214,7 @@ evals: {{format: {{data: {file}}}}}
         load(text + "train: {epohcs: 1}", contents=contents)
     assert [mistake.key for mistake in caught.value.mistakes] == ["train.epohcs"]
     other = text + 'search: {kind: grid, axes: {data.format: [null, "{topic}{answer}"]}}'
-    with pytest.raises(SweepFileError, match="evals.format.data: a row must have `conversations`"):
+    with pytest.raises(SweepFileError, match=r"evals\.format\.data: a row must have `conv"):
         make_plan(load(other, contents=contents), contents)
 
 

@@ -139,6 +139,29 @@ def test_the_type_of_the_weights_is_cast_and_its_price_told(made, tmp_path):
     assert done.same_choice > 0.8
 
 
+def test_a_large_adapter_is_merged_to_the_logits_of_base_and_adapter(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainables._adapters import attach, save
+    from trainables.lora import Config
+
+    torch.manual_seed(0)
+    model = attach(AutoModelForCausalLM.from_pretrained(mini_path()), Config(rank=16, alpha=32), "lora")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    export = make_export(tmp_path / "export", kind="adapter")
+    (export / "model.safetensors").unlink()
+    (export / "config.json").unlink()
+    save(model, export)
+    described = export / "export.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), "quantization": None}))
+    done = deliver(export, tmp_path / "model", merge=True)
+    assert done.logit_difference <= 1e-5
+
+
 def test_eight_bits_load_again_with_close_logits(made, tmp_path):
     from transformers import AutoModelForCausalLM
 
