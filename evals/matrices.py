@@ -1,0 +1,220 @@
+"""The matrices themselves: activations and weights of chosen modules on disk, their size, and their way from the base.
+
+For the same texts in every trial: `trial/`, and where there is a base `base/` and `difference/` (trial - base), hold
+safetensors files, one for the weights of each layer and one for the activations of each text; `index.json` says of
+every tensor its module, layer, kind, text, shape, type and statistics. A weight is the one that the module works with:
+an adapter's is added to it, one in 4 or 8 bits is dequantized. See docs/analysis.md.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from evals._modules import Kind
+from evals._types import DataError, Direction, Metric, Result, Rows, Subject
+
+if TYPE_CHECKING:
+    from evals._captures import Entry, Shelf
+
+VERSION = 1
+WITH_BASE = True
+LARGEST, WEIGHTS, ACTIVATIONS = "matrices/largest_activation", "matrices/weights_moved", "matrices/activations_moved"
+
+
+class Config(Rows):
+    """The `matrices` block under `evals`."""
+
+    data: str = "builtin:text_heldout"
+    """The texts, the same for every trial: a file of texts or conversations (JSON, JSONL, Parquet or .txt), a built-in,
+    or `heldout`, the rows that the trial held out."""
+    max_texts: int = Field(4, ge=1)
+    """How many texts, from the first on."""
+    max_length: int = Field(64, ge=1)
+    """Tokens of a text that are read; what is longer is cut."""
+    kinds: tuple[Kind, ...] = ("embed", "norm", "q", "k", "v", "attention", "o", "gate", "up", "down")
+    """What kinds of modules, in every layer; `attention` is attention's output. Fused matrices are taken apart."""
+    modules: tuple[str, ...] = ()
+    """Modules besides, by full names or ends of names, with `*` for any characters: `model.layers.*.mlp`."""
+    layers: tuple[int, ...] | None = None
+    """Only modules of these layers; -1 is the last. All, and those outside the layers, when empty."""
+    activations: bool = True
+    """Look at what modules give."""
+    weights: bool = True
+    """Look at the modules' weights."""
+    max_bytes: int = Field(1 << 30, ge=0)
+    """Most bytes of weights that stay on disk for each of trial, base and difference, layer by layer. Statistics and
+    differences are always taken of all."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "Config":
+        if not (self.activations or self.weights):
+            raise ValueError("activations and weights: one of them must be on")
+        if not (self.kinds or self.modules):
+            raise ValueError("kinds and modules: one of them must name a module")
+        return self
+
+
+def metrics(config: Config) -> dict[str, Direction]:
+    """The largest activation, and, where there is a base, how far weights and activations are from its, relative to
+    their size. None of them is good or bad by itself: smaller is the smaller intervention."""
+    of_activations = [LARGEST, ACTIVATIONS] if config.activations else []
+    return dict.fromkeys([*of_activations, *([WEIGHTS] if config.weights else [])], "min")
+
+
+def harness() -> str:
+    """Scored by our own code."""
+    return ""
+
+
+def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Result:
+    """Write the matrices into `folder` and compare them with the base's.
+
+    Raises DataError where no text can be read, for a pattern that no module matches, and for an adapter that PEFT
+    cannot add to a weight.
+    """
+    from evals._captures import Shelf
+
+    if data is None:
+        raise DataError(f"matrices.data: must be a built-in, `heldout` or a file that is here (got {config.data!r}).")
+    for name in ("trial", "base", "difference"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    shelf = Shelf(folder, config.max_bytes)
+    texts = _read(subject, config, data, shelf, "trial")
+    with subject.base() as base:
+        if base is not None:
+            _read(base, config, data, shelf, "base")
+    shelf.close()
+    index = {
+        "texts": [{"key": key, "ids": ids} for key, ids in texts],
+        "tensors": [entry.shown() for entry in shelf.entries],
+    }
+    (folder / "index.json").write_text(json.dumps(index, allow_nan=False), encoding="utf-8")
+    samples = [_sample(key, ids, shelf.entries) for key, ids in texts]
+    tables = _tables(shelf.entries)
+    left_out = sorted({entry.file for entry in shelf.entries if not entry.kept})
+    tables["files"] = {"index": "index.json", "left_out": left_out}
+    return Result(_metrics(samples, tables["weights_moved"]), samples, tables)
+
+
+def _read(subject: Subject, config: Config, data: Path, shelf: "Shelf", whose: Any) -> list[tuple[str, list[int]]]:
+    """Put one model's matrices on the shelf; returns the texts as it read them."""
+    from evals._captures import activations
+    from evals._layers import inner
+    from evals._modules import modules_of, select
+    from evals._weights import has_weight, weight_of
+
+    model = inner(subject.model)
+    modules = dict(modules_of(model))
+    parts = select(model, config.kinds, config.modules, config.layers)
+    texts = _texts(subject, config, data)
+    if config.activations:
+        for number, (key, ids) in enumerate(texts):
+            shelf.put(whose, "activation", f"{number:03d}", activations(subject, ids, parts, modules), key)
+    if config.weights:
+        seen: set[int] = set()
+        for layer in dict.fromkeys(part.layer for part in parts):
+            tensors = {}
+            for part in parts:
+                module = modules[part.module]
+                if part.layer == layer and has_weight(module) and not _is_shared(module, part, seen):
+                    tensors[part] = weight_of(module, part)
+            shelf.put(whose, "weight", "outside" if layer is None else f"layer-{layer:03d}", tensors)
+    return texts
+
+
+def _is_shared(module: Any, part: Any, seen: set[int]) -> bool:
+    """Whether the weight was there already under another name, as an output layer's that is the embeddings'."""
+    from evals._modules import is_wrapped
+
+    if is_wrapped(module) or part.rows is not None:
+        return False
+    known = id(module.weight) in seen
+    seen.add(id(module.weight))
+    return known
+
+
+def _texts(subject: Subject, config: Config, data: Path) -> list[tuple[str, list[int]]]:
+    """Key and ids of the first texts that have a token, as the subject was trained to read them."""
+    from evals._documents import TEXT, read_documents
+    from evals._rows import PLAIN, arranged, read_conversations
+
+    rows: Sequence[tuple[str, Any]]
+    if data.suffix.lower() == TEXT:
+        rows = [(text.key, [{"role": PLAIN, "content": text.text}]) for text in read_documents(data)]
+    else:
+        rows = [(row.key, arranged(row.messages, "all")) for row in read_conversations(data)]
+    found: list[tuple[str, list[int]]] = []
+    for key, messages in rows:
+        try:
+            ids = list(subject.encode(messages, "all", max_length=config.max_length).input_ids) if messages else []
+        except ValueError:
+            # A chat template may refuse an order of roles.
+            continue
+        if ids:
+            found.append((key, ids))
+        if len(found) == config.max_texts:
+            break
+    if not found:
+        raise DataError(f"{data}: holds no text that can be read; name texts or conversations in matrices.data.")
+    return found
+
+
+def _sample(key: str, ids: list[int], entries: "Sequence[Entry]") -> dict[str, Any]:
+    """One text's own numbers: its largest activation, and the mean over modules of how far activations have moved."""
+    own = [entry for entry in entries if entry.text == key]
+    largest = [max(abs(e.statistics.least), abs(e.statistics.most)) for e in own if e.whose == "trial"]
+    moved = [entry.relative for entry in own if entry.whose == "difference" and entry.relative is not None]
+    scores = {LARGEST: {"sum": max(largest), "count": 1}} if largest else {}
+    scores |= {ACTIVATIONS: {"sum": sum(moved) / len(moved), "count": 1}} if moved else {}
+    return {"key": key, "paired": True, "tokens": len(ids), "scores": scores}
+
+
+def _metrics(samples: Sequence[dict[str, Any]], moved: Sequence[dict[str, Any]]) -> dict[str, Metric]:
+    from evals._stats import mean
+
+    found: dict[str, Metric] = {}
+    for name in (LARGEST, ACTIVATIONS):
+        values = [sample["scores"][name]["sum"] for sample in samples if name in sample["scores"]]
+        if values:
+            estimate = mean(values)
+            found[name] = Metric(estimate.value, "min", n=len(values), stderr=estimate.stderr_or_none)
+    known = [row["relative"] for row in moved if row["relative"] is not None]
+    if known:
+        # Modules are no sample of anything, so there is no error over them.
+        found[WEIGHTS] = Metric(sum(known) / len(known), "min", n=len(known))
+    return found
+
+
+def _tables(entries: "Sequence[Entry]") -> dict[str, Any]:
+    """By module, how far weights and activations (mean over texts) are from the base's, ||difference|| / ||base||; and
+    the statistics of the trial's own tensors, an activation's over all texts."""
+    from evals._captures import together
+
+    moved: dict[str, dict[Any, list[float | None]]] = {"weight": {}, "activation": {}}
+    own: dict[tuple[str, Any], list[Any]] = {}
+    for entry in entries:
+        if entry.whose == "difference":
+            moved[entry.what].setdefault(entry.part, []).append(entry.relative)
+        elif entry.whose == "trial":
+            own.setdefault((entry.what, entry.part), []).append(entry.statistics)
+
+    def named(part: Any) -> dict[str, Any]:
+        return {"module": part.module, "layer": part.layer, "kind": part.kind}
+
+    found: dict[str, Any] = {
+        f"{what}s_moved": [{**named(part), "relative": _mean(values)} for part, values in by_part.items()]
+        for what, by_part in moved.items()
+    }
+    found["statistics"] = [
+        {"what": what, **named(part), **together(parts).shown()} for (what, part), parts in own.items()
+    ]
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
