@@ -1,6 +1,7 @@
 """The training loop: how a batch is split must not matter, and a stopped fit goes on where it was."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,26 @@ def test_a_checkpoint_at_the_last_step_needs_no_more_training(tmp_path, last):
     assert resumed["resumed_at_step"] == last
     assert losses(resumed) == losses(whole)
     assert weights.read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("method", ["sft", "lora", "qlora"])
+def test_a_model_spread_by_a_map_trains_exports_and_is_scored_like_one_without(tmp_path, method):
+    import torch
+
+    from trainables._export import load
+
+    found = {}
+    for name, device_map in (("plain", None), ("spread", {"": "cpu"})):
+        task = job(tmp_path / name, method=method, train={"micro_batch": 8, "max_steps": 3})
+        task = replace(task, model=task.model.model_copy(update={"device_map": device_map}))
+        content, export = fit(task, LocalReporter()), task.folder / "export"
+        loaded = load(export)
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([[1, 2, 3]])).logits
+        found[name] = (losses(content), logits.tolist(), content["heldout"][-1]["loss"])
+        described = json.loads((export / "export.json").read_text())
+        assert described.get("device_map") == device_map
+    assert found["spread"] == found["plain"]
 
 
 def test_a_diverging_loss_ends_the_trial_with_the_step_and_the_learning_rate(tmp_path):
