@@ -35,6 +35,8 @@ def describe(plan: "Plan") -> str:
     known = [trial.estimate.disk_bytes for trial in plan.trials if trial.estimate.disk_bytes is not None]
     if known:
         lines += ["", f"disk: about {bytes_of(sum(known))} for exports and one checkpoint per trial"]
+    if any(trial.estimate.most_steps for trial in plan.trials):
+        lines.append("steps <=: data.packing puts rows together; how many is known once they are tokenized")
     if any(trial.estimate.memory for trial in plan.trials):
         lines.append("memory: of one device while it trains, estimated; card: the smallest GPU that holds it, in GB")
     for model in plan.models:
@@ -57,7 +59,7 @@ def _row(trial: "PlannedTrial") -> Sequence[str]:
     return (
         trial.id,
         trial.label,
-        number(found.steps),
+        number(found.steps) if found.most_steps is None else f"<= {number(found.most_steps)}",
         number(found.rows),
         batch,
         number(found.parameters),

@@ -35,6 +35,9 @@ class Estimate:
     rows: int | None = None
     """Rows it trains on, before rows without a target are dropped."""
     steps: int | None = None
+    most_steps: int | None = None
+    """Where several rows are packed into one, and how many is not known before they are tokenized: as many steps as
+    if no two went together."""
     parameters: int | None = None
     """All parameters, an adapter's among them."""
     footprint: Footprint | None = None
@@ -75,18 +78,17 @@ def estimate(
         train.global_batch, settings.resources.workers, train.micro_batch, train.accumulation
     )
     trained = training_rows(rows, data.heldout)
-    # How many packs the rows make is known when they are tokenized.
-    if trained is None or data.packing:
-        steps = train.max_steps
-    else:
-        steps = total_steps(trained, train.global_batch, train.epochs, train.max_steps)
+    most = train.max_steps
+    if trained is not None:
+        most = total_steps(trained, train.global_batch, train.epochs, train.max_steps)
     footprint = footprint_of(settings, shapes, registry)
     exports_adapter = getattr(registry.method(settings.method), "EXPORT", "full") == "adapter"
     adapter_bytes = footprint.added * ADAPTER_BYTES if footprint and exports_adapter else None
     block = settings.blocks.get(registry.own_block(settings.method), {})
     return Estimate(
         rows=trained,
-        steps=steps,
+        steps=None if data.packing else most,
+        most_steps=most if data.packing else None,
         parameters=parameters + footprint.added if parameters is not None and footprint else parameters,
         footprint=footprint,
         adapter_bytes=adapter_bytes,

@@ -275,6 +275,15 @@ def test_steps_rows_and_batch_are_estimated():
     assert plan_of("").bases[0].estimate.steps is None
 
 
+def test_packed_rows_take_at_most_the_steps_of_as_many_packs_and_the_plan_says_so():
+    text = "train: {epochs: 2.5, global_batch: 16}"
+    plan = plan_of(text, sets=["data.packing=true"])
+    assert (plan.trials[0].estimate.steps, plan.trials[0].estimate.most_steps) == (None, 15)
+    assert "<= 15" in describe(plan)
+    assert "data.packing puts rows together" in describe(plan)
+    assert "data.packing" not in describe(plan_of(text))
+
+
 def test_the_description_names_all_that_would_run():
     text = describe(plan_of(GRID + "evals: {quiz: {limit: 3}}\nquestion: Does it?\n"))
     for part in (
