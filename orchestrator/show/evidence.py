@@ -85,6 +85,22 @@ def compare_rows(
     return judge(pairing, metric, direction, pairing.p if p is None else p, tests)
 
 
+def with_p(found: Sequence[tuple[Evidence, str]]) -> list[Evidence]:
+    """Comparisons, each with the direction of its metric, judged together: their p-values adjusted by Holm's procedure
+    over all that could be made."""
+    from evals._stats import holm
+
+    adjusted = holm([math.nan if evidence.p is None else evidence.p for evidence, _ in found])
+    tests = sum(not math.isnan(p) for p in adjusted)
+    judged = []
+    for (evidence, direction), p in zip(found, adjusted, strict=True):
+        names = ("difference", "low", "high", "p", "n", "gains", "losses", "method")
+        why = evidence.reason if evidence.p is None else ""
+        pairing = _Pairing(**{name: getattr(evidence, name) for name in names}, reason=why)
+        judged.append(judge(pairing, evidence.metric, direction, None if math.isnan(p) else p, tests))
+    return judged
+
+
 def against_base(results: Results, metric: str | None = None) -> dict[str, Evidence]:
     """Every configuration against its base row on the objective (or `metric`), by the id of its first trial.
 

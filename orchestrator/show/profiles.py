@@ -1,6 +1,6 @@
 """Curves of one trial's evals and training: norms by position, likeness by layer, gradients by position."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.show import formats
@@ -19,6 +19,7 @@ def norm_profiles(tables: Mapping[str, Any], label: str, name: str) -> Figure | 
     sources = [(key, words) for key, words in SOURCES if norms.get(key)]
     if not sources:
         return None
+    floor = _floor(value for key, _ in sources for layer in [*norms[key], *(base.get(key) or [])] for value in layer)
     with style() as canvas_of:
         canvas = canvas_of(WIDTH, 3.0)
         grid = canvas.subplots(1, len(sources), squeeze=False, sharey=True)[0]
@@ -26,9 +27,9 @@ def norm_profiles(tables: Mapping[str, Any], label: str, name: str) -> Figure | 
             chosen = _some(len(norms[key]))
             for place, layer in enumerate(chosen):
                 color = COLORS[place % len(COLORS)]
-                axes.plot(*_known(norms[key][layer]), color=color, label=f"layer {layer}", linewidth=1.4)
+                _line(axes, norms[key][layer], floor, color=color, label=f"layer {layer}", linewidth=1.4)
                 if layer < len(base.get(key) or []):
-                    axes.plot(*_known(base[key][layer]), color=color, linestyle="--", linewidth=1.0, alpha=0.8)
+                    _line(axes, base[key][layer], floor, color=color, linestyle="--", linewidth=1.0, alpha=0.8)
             axes.set_title(words, fontsize=9)
             axes.set_xlabel("position", fontsize=8.5)
         log_axis(grid[0])
@@ -49,8 +50,8 @@ def norm_profiles(tables: Mapping[str, Any], label: str, name: str) -> Figure | 
             canvas,
             name,
             f"{label}: L2 norm of hidden states behind a layer, and of its keys and values, by position (mean over "
-            "texts, logarithmic). A position far above the others is a massive activation; a token whose values are "
-            "small can be attended to without adding anything.",
+            f"texts, logarithmic; a triangle at the bottom is {NOTHING}). A position far above the others is a "
+            "massive activation; a token whose values are small can be attended to without adding anything.",
             f"Norms by position of {label}: {words}.",
         )
 
@@ -98,16 +99,13 @@ def gradient_profile(train: Mapping[str, Any], label: str, name: str) -> Figure 
         return None
     means = mean_gradients(entries)
     shown = _shown_rows(rows)
-    least = min((value for row in shown for value in means[row] if value), default=1.0)
-    floor = least / 4
+    floor = _floor(value for row in shown for value in means[row])
     with style() as canvas_of:
         canvas = canvas_of(WIDTH, 3.3)
         by_position, by_step = canvas.subplots(1, 2, sharey=True)
         for place, row in enumerate(shown):
             look = {"color": COLORS[place % len(COLORS)], "linestyle": LOOKS[place % 4]}
-            xs, ys = _known(means[row])
-            by_position.plot(xs, [value or floor for value in ys], marker="o", markersize=3, label=rows[row], **look)
-            _mark_nothing(by_position, [x for x, value in zip(xs, ys, strict=True) if value == 0], floor, look["color"])
+            _line(by_position, means[row], floor, marker="o", markersize=3, label=rows[row], **look)
             steps = [entry["step"] for entry in entries if entry["norms"][row][0] is not None]
             firsts = [entry["norms"][row][0] for entry in entries if entry["norms"][row][0] is not None]
             by_step.plot(steps, [value or floor for value in firsts], **look)
@@ -146,6 +144,18 @@ def _in_words(name: str, line: Line) -> str:
     first = line[0]
     what = NOTHING if first == 0 else formats.number(first, 3)
     return f"{name}: {what} at position 0, {formats.number(_average(line[1:]), 3)} on average at the others"
+
+
+def _floor(values: Iterable[float | None]) -> float:
+    """Where nothing is drawn on a logarithmic axis: below all that is something."""
+    return min((value for value in values if value), default=1.0) / 4
+
+
+def _line(axes: Any, values: Line, floor: float, **look: Any) -> None:
+    """A curve on a logarithmic axis, on which what is exactly 0 is a triangle at the bottom."""
+    xs, ys = _known(values)
+    axes.plot(xs, [value or floor for value in ys], **look)
+    _mark_nothing(axes, [x for x, value in zip(xs, ys, strict=True) if value == 0], floor, look["color"])
 
 
 def _mark_nothing(axes: Any, xs: Sequence[float], floor: float, color: str) -> None:

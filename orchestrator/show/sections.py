@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.record.records import Results, Row
-from orchestrator.show import comparisons, curves, figures, formats, tables
+from orchestrator.show import comparisons, curves, figures, formats, research, tables
 from orchestrator.show.account import asked, failures, measured
 from orchestrator.show.answers import (
     STILL_FAILING,
@@ -39,6 +39,8 @@ def build(results: Results) -> Report:
         _ranking,
         _tuning,
         _axes,
+    )
+    later: tuple[Callable[[Results, Findings], Section | None], ...] = (
         _curves,
         _indicators,
         _prompts,
@@ -47,7 +49,10 @@ def build(results: Results) -> Report:
         failures,
         measured,
     )
-    made = [section for maker in makers if (section := maker(results, found)) is not None]
+    first, last = (
+        [section for maker in part if (section := maker(results, found)) is not None] for part in (makers, later)
+    )
+    made = [*first, *research.sections(results), *last]
     title = results.question or results.name
     return Report(
         title,

@@ -3,7 +3,8 @@
 import math
 import random
 
-from tests.unit.results_fixture import record_of
+from orchestrator.record.records import Objective, Results, Row, State
+from tests.unit.results_fixture import curves, perplexity_samples, record_of, settings
 
 LAYERS, HEADS, POSITIONS = 4, 4, 24
 
@@ -91,3 +92,76 @@ def attention_samples(alpha, n=16, seed=0):
 def analysis_record(eval_name, row_id, samples, tables, direction="min"):
     """A record with tables."""
     return record_of(eval_name, row_id, samples, direction).model_copy(update={"tables": tables})
+
+
+def robustness_samples(plain, drops, n=40, seed=0):
+    """Samples of the eval `robustness` of perplexity: a mean drop (nats a token) for each variant."""
+    luck = random.Random(seed)
+    samples = []
+    for key in range(n):
+        own = random.Random(key).uniform(-0.1, 0.1)
+        scores = {"robustness/perplexity_all_none": {"sum": 20 * (plain + own), "count": 20, "scale": "exp"}}
+        for variant, drop in drops.items():
+            more = drop + luck.uniform(-0.05, 0.05)
+            scores[f"robustness/perplexity_all_{variant}"] = {
+                "sum": 20 * (plain + own + more),
+                "count": 20,
+                "scale": "exp",
+            }
+            scores[f"robustness/perplexity_all_{variant}_drop"] = {"sum": 20 * more, "count": 20}
+        samples.append({"key": str(key), "paired": True, "scores": scores})
+    return samples
+
+
+def analysed(row_id, label, alpha, drops, nll, base=None, moved=None, **fields):
+    """A row that every analysis eval looked at."""
+    tables = attention_tables(alpha, seed=len(row_id), norm=fields.pop("norm", 8.0), base=base)
+    looked = attention_samples(alpha / 2)
+    robust = robustness_samples(nll, drops, seed=len(label))
+    scored = perplexity_samples(nll, role="all")
+    evals = {
+        "attention": analysis_record("attention", row_id, looked, tables),
+        "robustness": analysis_record("robustness", row_id, robust, {"of": "perplexity"}),
+        "perplexity": analysis_record("perplexity", row_id, scored, {}),
+    }
+    if moved is not None:
+        evals["matrices"] = analysis_record("matrices", row_id, [], {"weights_moved": moved})
+    samples = {"attention": looked, "robustness": robust, "perplexity": scored}
+    return Row(id=row_id, label=label, state=State.DONE, evals=evals, samples=samples, **fields)
+
+
+def chosen(method="lora", **scaling):
+    """Settings of a trial with a LoRA adapter or none, and a scaling where one is given."""
+    blocks = {} if method == "sft" else {"lora": {"rank": 4}}
+    blocks |= {"bos_zero": {"factor": 0.0, "positions": [0], "when": "both", **scaling}} if scaling else {}
+    return {**settings(), "method": method, "blocks": blocks}
+
+
+def study_results(**changes):
+    """A sweep of scalings: base, plain LoRA, full fine-tuning, LoRA at factor 0 and 0.05, and one at two positions."""
+    base = analysed("base0", "base", 0.7, {"drop_first": 0.30, "shift_1": 0.01}, 2.0, is_base=True)
+    known = base.evals["attention"].tables
+
+    def trial(row_id, label, alpha, drop, nll, moved, settings, **more):
+        drops = {"drop_first": drop, "shift_1": 0.01}
+        return analysed(
+            row_id, label, alpha, drops, nll, known, moved, base_id="base0", settings=settings,
+            overrides={"name": label}, train={**curves(nll), **more.pop("train", {})}, **more,
+        )  # fmt: skip
+
+    rows = [
+        base,
+        trial("t0", "plain LoRA", 0.66, 0.28, 1.5, weights_moved(1), chosen(), train=position_gradients(2.0)),
+        trial("t1", "full", 0.6, 0.25, 1.4, weights_moved(0), chosen("sft")),
+        trial(
+            "t2", "factor 0", 0.2, 0.02, 1.5, weights_moved(2, 0.04), chosen("bos_zero", factor=0.0), norm=0.0,
+            train=position_gradients(0.0),
+        ),
+        trial("t3", "factor 0.05", 0.6, 0.2, 1.5, weights_moved(2, 0.03), chosen("bos_zero", factor=0.05), norm=0.4),
+        trial("t4", "positions", 0.3, 0.1, 1.6, weights_moved(3), chosen("bos_zero", factor=0.0, positions=[0, 1])),
+    ]  # fmt: skip
+    values = {
+        "name": "bos_zero", "question": "What does a model do without its first token?", "profile": "demo",
+        "objective": Objective(metric="perplexity/all", direction="min"), "rows": rows,
+    }  # fmt: skip
+    return Results(**{**values, **changes})

@@ -1,0 +1,245 @@
+"""What scores and perplexity do, and how robust a model becomes: trials against their control, paired and adjusted."""
+
+from collections.abc import Sequence
+
+from orchestrator.show import formats
+from orchestrator.show.document import Block, Charts, Paragraph, Section
+from orchestrator.show.grid import Column, Table, drop_empty
+from orchestrator.show.metrics import metric_names
+from orchestrator.show.study import INSIDE, Compared, Study, factor_of, number_of, tables_of
+from orchestrator.show.svg import COLORS, INK, WIDTH, Figure, finish, style
+
+SCORES, ROBUST = "What downstream scores and perplexity do", "How robust it becomes"
+HEADLINES = ("coherence/base_perplexity", "coherence/repeated_4grams", "samples/rouge_l")
+"""Metrics that are compared beside the first one of every eval."""
+WORDS = {"better": "better", "worse": "worse", "not separable": "not separable", "not comparable": "not comparable"}
+MOST_BARS = 8
+"""Trials whose drops are drawn side by side."""
+
+
+def headlines(study: Study) -> list[str]:
+    """The metrics that are compared: the objective, the first one of every eval that scores what a model does, and a
+    few more."""
+    names = metric_names(study.rows)
+    found = [study.results.objective.metric]
+    for row in study.rows:
+        for name, record in row.evals.items():
+            if name not in INSIDE:
+                found += list(record.metrics)[:1]
+    found += [name for name in HEADLINES if name in names]
+    return [name for name in dict.fromkeys(found) if any(number_of(row, name) is not None for row in study.rows)]
+
+
+def scores_answer(study: Study, compared: Sequence[Compared]) -> str:
+    """One or two sentences on the focus; empty where it could not be compared."""
+    own = [one for one in compared if one.row is study.focus and one.evidence.n]
+    if not own:
+        return ""
+    by_verdict = {word: [one for one in own if one.evidence.verdict == word] for word in WORDS}
+    parts = [
+        f"{WORDS[word]} on {formats.listing([_with_span(one) for one in by_verdict[word]])}"
+        for word in ("better", "worse")
+        if by_verdict[word]
+    ]
+    same = [formats.metric_label(one.evidence.metric) for one in by_verdict["not separable"]]
+    parts += [f"not separable on {formats.listing(same)}"] if same else []
+    adjusted = f" (p-values adjusted for {formats.count(own[0].evidence.tests, 'comparison')})"
+    perplexity = next((one for one in own if "perplexity" in one.evidence.metric), None)
+    text = f"Against “{own[0].other.label}”, “{study.focus.label}” is {formats.listing(parts)}{adjusted}."
+    if perplexity is not None:
+        name = perplexity.evidence.metric
+        before, after = number_of(perplexity.other, name), number_of(perplexity.row, name)
+        text += (
+            f" Its {formats.metric_label(name)} is {formats.score(name, after)}, that of “{perplexity.other.label}” "
+            f"{formats.score(name, before)} (difference {_span(perplexity)})."
+        )
+    return text
+
+
+def scores_section(study: Study, compared: Sequence[Compared]) -> Section | None:
+    """All scores, and the comparisons; None where nothing but the inside was measured."""
+    names = [
+        name for name in metric_names(study.rows) if name.split("/")[0] not in INSIDE and not name.startswith("train/")
+    ]
+    if not names:
+        return None
+    bases = list({base.id: base for row in study.rows if (base := study.base(row)) is not None}.values())
+    rows = [*bases, *study.rows]
+    lines = [(row.label, *(formats.score(name, number_of(row, name)) for name in names)) for row in rows]
+    columns = (Column("trial"), *(Column(formats.metric_label(name), True) for name in names))
+    marked = frozenset(place for place, row in enumerate(rows) if row is study.focus)
+    table = drop_empty(Table(columns, tuple(lines), "All scores.", marked), keep=("trial",))
+    text = scores_answer(study, compared)
+    blocks: list[Block] = [*([Paragraph(text)] if text else []), table]
+    if compared:
+        blocks.append(_comparisons(study, compared))
+    return Section("downstream", SCORES, tuple(blocks))
+
+
+def drops(study: Study) -> list[str]:
+    """The metrics that say how much worse a changed input makes a model."""
+    return [name for name in metric_names(study.rows) if name.startswith("robustness/") and name.endswith("_drop")]
+
+
+def robustness_answer(study: Study, compared: Sequence[Compared]) -> str:
+    """One or two sentences on the focus; empty where robustness was not measured."""
+    own = [one for one in compared if one.row is study.focus and one.evidence.n]
+    if not own:
+        return ""
+    first = own[0]
+    name = first.evidence.metric
+    before, after = number_of(first.other, name), number_of(first.row, name)
+    better, worse = ([one for one in own if one.evidence.verdict == word] for word in ("better", "worse"))
+    text = (
+        f"Under {variant_name(name)} “{study.focus.label}” loses {formats.number(after, 3)} where "
+        f"“{first.other.label}” loses {formats.number(before, 3)} ({score_name(study, name)}; difference "
+        f"{_span(first)})."
+    )
+    verdict = []
+    for word, found in (("more", better), ("less", worse)):
+        if found:
+            names = [variant_name(one.evidence.metric) for one in found]
+            verdict.append(f"it became {word} robust to {formats.listing(list(dict.fromkeys(names)))}")
+    if not verdict:
+        verdict.append(f"of {formats.count(len(own), 'comparison')} none separates the two")
+    return f"{text} All in all, {formats.listing(verdict)}."
+
+
+def robustness_section(study: Study, compared: Sequence[Compared]) -> Section | None:
+    """Bars and table of what changed inputs cost; None where that was not measured."""
+    names = drops(study)
+    if not names:
+        return None
+    text = robustness_answer(study, compared)
+    chart = drop_bars(study, names)
+    blocks: list[Block] = [*([Paragraph(text)] if text else []), *([Charts((chart,))] if chart is not None else [])]
+    if compared:
+        blocks.append(_comparisons(study, compared))
+    return Section("robustness", ROBUST, tuple(blocks))
+
+
+def drop_bars(study: Study, names: Sequence[str]) -> Figure | None:
+    """What each change of the input costs base and trials, with 95 % intervals: a panel a score, a group a change."""
+    scores = list(dict.fromkeys(_score_part(name) for name in names))[:2]
+    bases = list({base.id: base for row in study.rows if (base := study.base(row)) is not None}.values())
+    rows = [row for row in [*bases, *study.rows] if any(row.metric(name) for name in names)][:MOST_BARS]
+    if not rows:
+        return None
+    with style() as canvas_of:
+        canvas = canvas_of(WIDTH, 2.7 * len(scores) + 0.5)
+        panels = canvas.subplots(len(scores), 1, squeeze=False)[:, 0]
+        for axes, score in zip(panels, scores, strict=True):
+            own = [name for name in names if _score_part(name) == score]
+            height = 0.8 / len(rows)
+            for place, row in enumerate(rows):
+                for group, name in enumerate(own):
+                    metric = row.metric(name)
+                    if metric is None:
+                        continue
+                    half = 1.959964 * metric.stderr if metric.stderr is not None else 0.0
+                    axes.bar(
+                        group + (place - (len(rows) - 1) / 2) * height,
+                        metric.value,
+                        width=height * 0.92,
+                        color=COLORS[6] if row.is_base else COLORS[place % 6],
+                        hatch="///" if place > 6 else None,
+                        yerr=half,
+                        error_kw={"ecolor": INK, "elinewidth": 0.9, "capsize": 2},
+                        label=formats.one_line(row.label, 30) if group == 0 else None,
+                    )
+            axes.axhline(0, color=INK, linewidth=0.8)
+            axes.set_xticks(range(len(own)), [variant_name(name) for name in own])
+            axes.grid(visible=False, axis="x")
+            axes.set_title(f"loss of {score.replace('_', ' ')}", fontsize=9)
+        handles, labels = panels[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+        words = "; ".join(
+            f"{row.label} under {variant_name(name)} {formats.number(number_of(row, name), 3)}"
+            for row in rows
+            for name in names
+            if number_of(row, name) is not None
+        )
+        return finish(
+            canvas,
+            "robustness",
+            "How much worse a score becomes when the input's first token is dropped or replaced, or tokens are put in "
+            "front; whiskers are 95 % intervals over items, and a bar below zero is a gain. A perplexity's loss is in "
+            "nats a token.",
+            f"Loss by change of the input: {words}.",
+        )
+
+
+def variant_name(metric: str) -> str:
+    """`robustness/perplexity_all_shift_2_drop` -> `2 tokens in front`."""
+    leaf = metric.removesuffix("_drop")
+    if leaf.endswith("_drop_first"):
+        return "a dropped first token"
+    if leaf.endswith("_replace_first"):
+        return "a replaced first token"
+    head, _, many = leaf.rpartition("_shift_")
+    if head and many.isdigit():
+        return f"{formats.count(int(many), 'token')} in front"
+    return leaf.rpartition("/")[2].replace("_", " ")
+
+
+def score_name(study: Study, metric: str) -> str:
+    """The score that a drop is of, with its unit."""
+    score = _score_part(metric).replace("_", " ")
+    of = next((tables_of(row, "robustness").get("of") for row in study.rows if tables_of(row, "robustness")), None)
+    return f"{score}, nats a token" if of == "perplexity" else score
+
+
+def _score_part(metric: str) -> str:
+    leaf = metric.partition("/")[2].removesuffix("_drop")
+    for ending in ("_drop_first", "_replace_first"):
+        if leaf.endswith(ending):
+            return leaf.removesuffix(ending)
+    return leaf.rpartition("_shift_")[0] or leaf
+
+
+def _comparisons(study: Study, compared: Sequence[Compared]) -> Table:
+    lines = []
+    for one in compared:
+        name, evidence = one.evidence.metric, one.evidence
+        factor = factor_of(one.row)
+        is_drop = name.startswith("robustness/")
+        lines.append(
+            (
+                one.row.label,
+                formats.value(factor) if factor is not None else formats.NONE,
+                f"{score_name(study, name)}: {variant_name(name)}" if is_drop else formats.metric_label(name),
+                formats.score(name, number_of(one.row, name)),
+                one.other.label,
+                formats.score(name, number_of(one.other, name)),
+                formats.difference(name, evidence.difference),
+                formats.interval(name, evidence.low, evidence.high),
+                formats.p_value(evidence.p).removeprefix("p = ").removeprefix("p ") or formats.NONE,
+                _verdict(evidence.verdict, is_drop) if evidence.verdict != "not comparable" else evidence.reason,
+            )
+        )
+    heads = ("trial", "factor", "score", "value", "against", "its value", "difference", "95 % interval", "p", "verdict")
+    columns = tuple(Column(head, head not in ("trial", "score", "against", "verdict")) for head in heads)
+    tests = next((one.evidence.tests for one in compared if one.evidence.tests), 0)
+    caption = (
+        "Paired item by item against the trial that lacks the scaling alone, or else the base; p-values adjusted by "
+        f"Holm's procedure over {formats.count(tests, 'comparison')}."
+    )
+    marked = frozenset(place for place, one in enumerate(compared) if one.row is study.focus)
+    return drop_empty(Table(columns, tuple(lines), caption, marked), keep=("trial", "score", "value", "verdict"))
+
+
+def _verdict(verdict: str, is_drop: bool) -> str:
+    if not is_drop:
+        return verdict
+    return {"better": "more robust", "worse": "less robust"}.get(verdict, verdict)
+
+
+def _with_span(one: Compared) -> str:
+    return f"{formats.metric_label(one.evidence.metric)} ({_span(one)})"
+
+
+def _span(one: Compared) -> str:
+    name, evidence = one.evidence.metric, one.evidence
+    span = formats.interval(name, evidence.low, evidence.high)
+    text = formats.difference(name, evidence.difference)
+    return text if span == formats.NONE else f"{text}, 95 % interval {span}"
