@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evals._forward import cut_left
-from evals._generate import greedy
+from evals._generate import _Draw, greedy, sampled
 from tests.tiny_subject import TinySubject, stories_subject, tiny_subject
 
 PROMPTS = ["a", "Tell me about the sea.", "b" * 40, "one two three", "?", "The cat sat on the mat and then it left."]
@@ -164,3 +164,38 @@ class Scripted:
         logits[:, -1, self.script[self.made]] = 0.0
         self.made += 1
         return type("Out", (), {"logits": logits, "past_key_values": None})()
+
+
+@pytest.mark.parametrize("batch_size", [2, 6])
+def test_a_sampled_answer_hangs_on_its_seed_and_neither_on_its_batch_nor_on_its_neighbours(subject, batch_size):
+    prompts = [subject.tokenize(text) for text in PROMPTS]
+    seeds = [f"seed {number}" for number in range(len(prompts))]
+    alone = [sampled(subject, [ids], 16, 0.9, [seed])[0] for ids, seed in zip(prompts, seeds, strict=True)]
+    assert sampled(subject, prompts, 16, 0.9, seeds, batch_size) == alone
+    others = sampled(subject, prompts, 16, 0.9, [f"other {seed}" for seed in seeds], batch_size)
+    assert [answer.text for answer in others] != [answer.text for answer in alone]
+    assert sampled(subject, prompts, 16, 0, seeds, batch_size) == greedy(subject, prompts, 16)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_as_often_as_their_probability_at_the_temperature_says(subject, temperature):
+    ids, draws = subject.tokenize("Once"), 4000
+    with torch.inference_mode():
+        expected = (subject.model(torch.tensor([ids])).logits[0, -1].double() / temperature).softmax(-1)
+    draw = _Draw(temperature, [str(number) for number in range(draws)])
+    logits = (expected.log() * temperature)[None].expand(draws, -1)
+    counts = torch.bincount(draw(logits, range(draws)), minlength=len(expected)).double() / draws
+    error = (expected * (1 - expected) / draws).sqrt()
+    assert ((counts - expected).abs() <= 5 * error + 1e-3).all()
+
+
+def test_a_token_without_probability_is_never_drawn():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]]).expand(500, -1)
+    assert set(_Draw(1.0, [str(number) for number in range(500)])(logits, range(500)).tolist()) == {1}
+
+
+def test_sampling_wants_a_seed_for_each_prompt_and_no_negative_temperature(subject):
+    with pytest.raises(ValueError, match="one seed per prompt"):
+        sampled(subject, [[1]], 2, 1.0, [])
+    with pytest.raises(ValueError, match="temperature must be at least 0"):
+        sampled(subject, [[1]], 2, -1.0, ["a"])

@@ -1,0 +1,124 @@
+"""Splits never mix: what is refused when a sweep is planned, what is allowed, and what the report then says first."""
+
+import json
+
+import pytest
+
+from orchestrator.decide.plan import make_plan
+from orchestrator.decide.spec import load
+from orchestrator.errors import SweepFileError
+from orchestrator.record.contents import Contents
+from orchestrator.record.records import Objective, Results
+from orchestrator.show.page import write_report
+
+FILE = """
+name: splits
+method: lora
+model: builtin:mini
+data: builtin:chat
+search: {kind: grid, axes: {train.learning_rate: [1e-3, 2e-3]}}
+evals: {mmlu: {}}
+"""
+
+
+def plan(tmp_path, *sets, text=FILE):
+    return make_plan(load(text, sets=sets), Contents(tmp_path / "cache"))
+
+
+def wrong(tmp_path, *sets, text=FILE):
+    with pytest.raises(SweepFileError) as caught:
+        plan(tmp_path, *sets, text=text)
+    return {mistake.key: str(mistake) for mistake in caught.value.mistakes}
+
+
+def test_trials_are_ranked_on_val_where_nothing_else_is_said(tmp_path):
+    made = plan(tmp_path)
+    assert made.objective.metric == "mmlu/val_acc"
+    assert made.notices == ()
+
+
+@pytest.mark.parametrize("metric", ["mmlu/test_acc", "mmlu/test_t0_refusal_rate", "mmlu/test_lm_eval_acc"])
+def test_a_file_that_ranks_by_the_score_it_reports_is_refused(tmp_path, metric):
+    found = wrong(tmp_path, f"objective.metric={metric}")
+    assert list(found) == ["objective.metric"]
+    assert "is a score on test, which is what is reported" in found["objective.metric"]
+    assert "evals.mmlu.allow_selection_on_test: true" in found["objective.metric"]
+
+
+@pytest.mark.parametrize(
+    ("select", "score"), [("test", "test"), ("val", "validation"), ("all", "test"), ("val", "all")]
+)
+def test_a_file_that_ranks_and_reports_on_one_split_is_refused(tmp_path, select, score):
+    found = wrong(tmp_path, f"evals.mmlu.select_on={select}", f"evals.mmlu.score_on={score}")
+    assert f"trials are ranked on '{select}'" in found["evals.mmlu.select_on"]
+
+
+def test_a_file_that_allows_it_is_planned_and_the_report_says_so_on_its_first_line(tmp_path):
+    made = plan(tmp_path, "objective.metric=mmlu/test_acc", "evals.mmlu.allow_selection_on_test=true")
+    assert made.notices == made.warnings[:1]
+    assert "allow_selection_on_test is true" in made.notices[0]
+    results = Results(
+        name="splits", question="Which?", profile="demo", objective=Objective(metric="mmlu/test_acc", direction="max"),
+        rows=[], notices=list(made.notices),
+    )  # fmt: skip
+    write_report(results, tmp_path / "report")
+    first = (tmp_path / "report" / "report.md").read_text().splitlines()[0]
+    assert "Trials were chosen on the split whose score is reported (test;" in first
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.index("Trials were chosen") < page.index("<h1>")
+    assert plan(tmp_path, "evals.mmlu.allow_selection_on_test=true").notices == (), "it does not choose on test"
+
+
+def test_one_model_that_is_only_scored_is_not_chosen(tmp_path):
+    text = "name: one\nmethod: none\nmodel: builtin:mini\ndata: builtin:chat\nevals: {mmlu: {select_on: none}}\n"
+    assert plan(tmp_path, text=text).objective.metric == "mmlu/test_acc"
+
+
+def test_examples_from_a_split_that_is_scored_are_refused(tmp_path):
+    found = wrong(tmp_path, "evals.mmlu.shots=2", "evals.mmlu.shots_from=val")
+    assert "shows the answers of questions that select_on scores" in found["evals.mmlu.shots_from"]
+    assert plan(tmp_path, "evals.mmlu.shots=2", "evals.mmlu.shots_from=train")
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    found = wrong(tmp_path, "evals.mmlu.score_on=exam")
+    assert "no questions of the split 'exam'. It has test, train, val" in found["evals.mmlu.score_on"]
+
+
+def test_malformed_questions_are_told_with_their_rows_before_anything_runs(tmp_path):
+    (tmp_path / "data" / "val").mkdir(parents=True)
+    (tmp_path / "data" / "test").mkdir()
+    (tmp_path / "data" / "val" / "anatomy_val.csv").write_text("Q?,a,b,c,d,A\nR?,a,b,c,d,E\n")
+    (tmp_path / "data" / "test" / "anatomy_test.csv").write_text("Q?,a,b,c,d,A\n")
+    found = wrong(tmp_path, f"evals.mmlu.data={tmp_path / 'data'}")
+    assert "anatomy_val.csv, row 2: its last column must be one of A, B, C, D (got 'E')" in found["evals.mmlu.data"]
+
+
+def test_columns_of_other_names_are_read_as_the_file_says(tmp_path):
+    rows = [
+        {"id": split + str(i), "ctx": "He", "endings": list("wxyz"), "label": "2", "fold": split}
+        for split in ("val", "test")
+        for i in range(2)
+    ]
+    (tmp_path / "swag.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = (f"evals.mmlu.data={tmp_path / 'swag.jsonl'}", "evals.mmlu.columns.split=fold")
+    assert plan(tmp_path, *sets).unresolved == ()
+    assert "no column 'text'" in wrong(tmp_path, *sets, "evals.mmlu.columns.question=text")["evals.mmlu.data"]
+
+
+def test_the_eval_is_another_one_with_other_splits_or_columns():
+    from evals.mmlu import Config
+    from orchestrator.decide.identity import eval_id
+
+    def identity(**changes):
+        known = {"export_hash": "e", "name": "mmlu", "data_hash": "d", "version": 1, "harness": ""}
+        return eval_id(**known, config=Config(**changes), dtype="auto", seed=0)
+
+    assert identity() == identity(batch_size=3) == identity(data="another/path")
+    others = [
+        identity(shuffles=2),
+        identity(columns={"first": 1}),
+        identity(select_on="none"),
+        identity(score_on="dev"),
+    ]
+    assert len({identity(), *others}) == 5
