@@ -91,14 +91,14 @@ def robustness_answer(study: Study, compared: Sequence[Compared]) -> str:
     before, after = number_of(first.other, name), number_of(first.row, name)
     better, worse = ([one for one in own if one.evidence.verdict == word] for word in ("better", "worse"))
     text = (
-        f"Under {variant_name(name)} “{study.focus.label}” loses {formats.number(after, 3)} where "
+        f"Under {formats.change_of_input(name)} “{study.focus.label}” loses {formats.number(after, 3)} where "
         f"“{first.other.label}” loses {formats.number(before, 3)} ({score_name(study, name)}; difference "
         f"{_span(first)})."
     )
     verdict = []
     for word, found in (("more", better), ("less", worse)):
         if found:
-            names = [variant_name(one.evidence.metric) for one in found]
+            names = [formats.change_of_input(one.evidence.metric) for one in found]
             verdict.append(f"it became {word} robust to {formats.listing(list(dict.fromkeys(names)))}")
     if not verdict:
         verdict.append(f"of {formats.count(len(own), 'comparison')} none separates the two")
@@ -120,7 +120,7 @@ def robustness_section(study: Study, compared: Sequence[Compared]) -> Section | 
 
 def drop_bars(study: Study, names: Sequence[str]) -> Figure | None:
     """What each change of the input costs base and trials, with 95 % intervals: a panel a score, a group a change."""
-    scores = list(dict.fromkeys(_score_part(name) for name in names))[:2]
+    scores = list(dict.fromkeys(formats.score_of_input(name) for name in names))[:2]
     bases = list({base.id: base for row in study.rows if (base := study.base(row)) is not None}.values())
     rows = [row for row in [*bases, *study.rows] if any(row.metric(name) for name in names)][:MOST_BARS]
     if not rows:
@@ -129,7 +129,7 @@ def drop_bars(study: Study, names: Sequence[str]) -> Figure | None:
         canvas = canvas_of(WIDTH, 2.7 * len(scores) + 0.5)
         panels = canvas.subplots(len(scores), 1, squeeze=False)[:, 0]
         for axes, score in zip(panels, scores, strict=True):
-            own = [name for name in names if _score_part(name) == score]
+            own = [name for name in names if formats.score_of_input(name) == score]
             height = 0.8 / len(rows)
             for place, row in enumerate(rows):
                 for group, name in enumerate(own):
@@ -148,13 +148,13 @@ def drop_bars(study: Study, names: Sequence[str]) -> Figure | None:
                         label=formats.one_line(row.label, 30) if group == 0 else None,
                     )
             axes.axhline(0, color=INK, linewidth=0.8)
-            axes.set_xticks(range(len(own)), [variant_name(name) for name in own])
+            axes.set_xticks(range(len(own)), [formats.change_of_input(name) for name in own])
             axes.grid(visible=False, axis="x")
-            axes.set_title(f"loss of {score.replace('_', ' ')}", fontsize=9)
+            axes.set_title(f"loss of {score}", fontsize=9)
         handles, labels = panels[0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
         words = "; ".join(
-            f"{row.label} under {variant_name(name)} {formats.number(number_of(row, name), 3)}"
+            f"{row.label} under {formats.change_of_input(name)} {formats.number(number_of(row, name), 3)}"
             for row in rows
             for name in names
             if number_of(row, name) is not None
@@ -169,32 +169,11 @@ def drop_bars(study: Study, names: Sequence[str]) -> Figure | None:
         )
 
 
-def variant_name(metric: str) -> str:
-    """`robustness/perplexity_all_shift_2_drop` -> `2 tokens in front`."""
-    leaf = metric.removesuffix("_drop")
-    if leaf.endswith("_drop_first"):
-        return "a dropped first token"
-    if leaf.endswith("_replace_first"):
-        return "a replaced first token"
-    head, _, many = leaf.rpartition("_shift_")
-    if head and many.isdigit():
-        return f"{formats.count(int(many), 'token')} in front"
-    return leaf.rpartition("/")[2].replace("_", " ")
-
-
 def score_name(study: Study, metric: str) -> str:
     """The score that a drop is of, with its unit."""
-    score = _score_part(metric).replace("_", " ")
+    score = formats.score_of_input(metric)
     of = next((tables_of(row, "robustness").get("of") for row in study.rows if tables_of(row, "robustness")), None)
     return f"{score}, nats a token" if of == "perplexity" else score
-
-
-def _score_part(metric: str) -> str:
-    leaf = metric.partition("/")[2].removesuffix("_drop")
-    for ending in ("_drop_first", "_replace_first"):
-        if leaf.endswith(ending):
-            return leaf.removesuffix(ending)
-    return leaf.rpartition("_shift_")[0] or leaf
 
 
 def _comparisons(study: Study, compared: Sequence[Compared]) -> Table:
@@ -207,7 +186,7 @@ def _comparisons(study: Study, compared: Sequence[Compared]) -> Table:
             (
                 one.row.label,
                 formats.value(factor) if factor is not None else formats.NONE,
-                f"{score_name(study, name)}: {variant_name(name)}" if is_drop else formats.metric_label(name),
+                formats.metric_label(name),
                 formats.score(name, number_of(one.row, name)),
                 one.other.label,
                 formats.score(name, number_of(one.other, name)),

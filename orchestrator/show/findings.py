@@ -8,7 +8,7 @@ from orchestrator.record.records import Results, State
 from orchestrator.show import formats
 from orchestrator.show.evidence import Evidence, against_base, compare_rows, with_metric
 from orchestrator.show.fit import Fit, fits
-from orchestrator.show.metrics import bounds, direction_of, metric_names, objective_value, target
+from orchestrator.show.metrics import NEUTRAL, bounds, direction_of, metric_names, objective_value, target
 from orchestrator.show.ranking import Entry, base_of, entries, ranked
 
 
@@ -98,8 +98,8 @@ def judge_target(results: Results, entry: Entry) -> TargetFinding | None:
 
 
 def improvements(results: Results, findings: Findings) -> list[tuple[str, float | None, float | None, Evidence | None]]:
-    """Base against best on every eval metric: (metric, base value, best value, evidence). The objective's p-value is
-    the adjusted one; the others are described, not tested, and carry their own."""
+    """Base against best on every eval metric that can be better or worse: (metric, base value, best value, evidence).
+    The objective's p-value is the adjusted one; the others are described, not tested, and carry their own."""
     entry = findings.best
     base = base_of(results, entry.row) if entry else None
     if entry is None:
@@ -107,6 +107,8 @@ def improvements(results: Results, findings: Findings) -> list[tuple[str, float 
     rows = [base, entry.row] if base else [entry.row]
     table = []
     for name in metric_names(rows):
+        if name.split("/")[0] in NEUTRAL and name != results.objective.metric:
+            continue
         old = found.value if base and (found := base.metric(name)) else None
         values = [found.value for row in entry.rows if (found := row.metric(name)) is not None]
         new = sum(values) / len(values) if values else None

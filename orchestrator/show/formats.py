@@ -45,9 +45,35 @@ def metric_label(metric: str) -> str:
         role, _, rest = leaf.partition("_")
         words = "all" if role == "all" else role
         return f"{rest.replace('_', ' ') or 'perplexity'} of {words} turns"
+    if family == "robustness" and leaf.endswith("_drop"):
+        return f"loss of {score_of_input(metric)} under {change_of_input(metric)}"
+    if family == "robustness":
+        return f"{score_of_input(metric)}, {change_of_input(metric)}"
     name = LEAVES.get(leaf) or leaf.replace("_", " ")
     head = FAMILIES.get(family, family.replace("_", " "))
     return f"{head} {name}".strip()
+
+
+CHANGES = {"none": "nothing changed", "drop_first": "a dropped first token", "replace_first": "a replaced first token"}
+"""What the eval `robustness` does to an input -> words."""
+
+
+def change_of_input(metric: str) -> str:
+    """`robustness/perplexity_all_shift_2_drop` -> `2 tokens in front`."""
+    leaf = metric.rpartition("/")[2].removesuffix("_drop")
+    for ending, words in CHANGES.items():
+        if leaf.endswith(f"_{ending}"):
+            return words
+    many = leaf.rpartition("_shift_")[2]
+    return f"{count(int(many), 'token')} in front" if many.isdigit() else leaf.replace("_", " ")
+
+
+def score_of_input(metric: str) -> str:
+    """`robustness/perplexity_all_shift_2_drop` -> `perplexity all`."""
+    leaf = metric.rpartition("/")[2].removesuffix("_drop")
+    for ending in CHANGES:
+        leaf = leaf.removesuffix(f"_{ending}")
+    return (leaf.rpartition("_shift_")[0] or leaf).replace("_", " ")
 
 
 def number(value: float | None, digits: int = 4) -> str:

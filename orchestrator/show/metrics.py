@@ -7,6 +7,9 @@ from typing import Any
 from orchestrator.record.records import MetricRecord, Objective, Results, Row
 from orchestrator.show.formats import is_share
 
+NEUTRAL = ("attention", "representations", "matrices")
+"""Evals that look into a model: none of their numbers is better or worse."""
+
 
 def objective_value(results: Results, row: Row) -> float | None:
     """The row's value of the objective; None where it has none or it is not a number."""

@@ -61,7 +61,10 @@ def likeness_profiles(likeness: Mapping[str, Mapping[str, Line]], label: str, na
 
     `likeness`: measure -> {where: [layer]}.
     """
-    panels = [(measure, {w: line for w, line in lines.items() if line}) for measure, lines in likeness.items()]
+    panels = [
+        (measure, {where: line for where, line in lines.items() if _known(line)[0]})
+        for measure, lines in likeness.items()
+    ]
     panels = [(measure, lines) for measure, lines in panels if lines]
     if not panels:
         return None

@@ -13,12 +13,12 @@ from typing import Any
 
 from orchestrator.record.records import EvalRecord, Results, Row
 from orchestrator.show.evidence import Evidence, compare_rows, with_p
-from orchestrator.show.metrics import direction_of, trained
+from orchestrator.show.metrics import NEUTRAL, direction_of, trained
 from orchestrator.show.ranking import base_of, best
 
 SCALING = "bos_zero"
 """The block that scales embeddings, and the method that is LoRA with that block."""
-INSIDE = ("attention", "representations", "matrices", "robustness")
+INSIDE = (*NEUTRAL, "robustness")
 """Evals that look into a model, or at how it bears a disturbed input; all others score what it does."""
 
 

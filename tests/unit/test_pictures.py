@@ -82,8 +82,11 @@ def test_a_gradient_that_does_not_arrive_is_told_from_a_small_one():
 
 
 def test_likeness_is_drawn_where_it_was_measured():
-    figure = likeness_profiles({"cosine": {"position 0": [0.2, 0.5]}, "CKA": {"elsewhere": []}}, "t", "likeness")
+    figure = likeness_profiles(
+        {"cosine": {"position 0": [0.2, 0.5]}, "CKA": {"elsewhere": [], "position 0": [None, None]}}, "t", "likeness"
+    )
     assert "cosine at position 0 falls to 0.200" in figure.alt
+    assert "CKA" not in figure.alt, "what has no value anywhere has no panel"
     assert likeness_profiles({}, "t", "likeness") is None
 
 

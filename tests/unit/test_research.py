@@ -2,8 +2,9 @@
 
 import pytest
 
-from orchestrator.show import downstream, moved, redistributed
+from orchestrator.show import downstream, formats, moved, redistributed
 from orchestrator.show.evidence import compare_rows, with_p
+from orchestrator.show.findings import find, improvements
 from orchestrator.show.page import html, markdown
 from orchestrator.show.research import about, sections
 from orchestrator.show.sections import build
@@ -113,9 +114,22 @@ def test_robustness_is_told_with_its_interval_and_its_direction(study):
     ("robustness/perplexity_all_replace_first_drop", "a replaced first token"),
     ("robustness/ifeval_prompt_level_strict_acc_shift_1_drop", "1 token in front"),
     ("robustness/perplexity_all_shift_12", "12 tokens in front"),
+    ("robustness/perplexity_all_none", "nothing changed"),
 ])  # fmt: skip
 def test_changes_of_the_input_are_called_by_what_they_are(metric, words):
-    assert downstream.variant_name(metric) == words
+    assert formats.change_of_input(metric) == words
+
+
+def test_a_score_under_a_changed_input_has_a_name_that_can_be_read():
+    drop = "robustness/ifeval_prompt_level_strict_acc_shift_2_drop"
+    assert formats.metric_label(drop) == "loss of ifeval prompt level strict acc under 2 tokens in front"
+    assert formats.metric_label("robustness/perplexity_all_none") == "perplexity all, nothing changed"
+
+
+def test_what_is_neither_good_nor_bad_is_no_improvement(results):
+    names = [line[0] for line in improvements(results, find(results))]
+    assert "attention/alpha_first" not in names
+    assert "robustness/perplexity_all_drop_first_drop" in names
 
 
 def test_layer_0_is_told_by_factor_and_what_is_not_scaled_in_use_counts_as_1(results):
