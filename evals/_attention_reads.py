@@ -7,38 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from evals._attention import Seen, distance, eager, observe
-from evals._types import DataError, Message, Subject
+from evals._texts import Reading, Text
+from evals._types import DataError, Subject
 
 SCRATCH_BYTES = 1 << 33
 """Most bytes of the base's attention weights that lie on disk at once; texts are compared in portions of that size."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """One text with a key that is the same for every model."""
-
-    key: str
-    messages: list[Message]
-
-
-@dataclass(frozen=True)
 class Asked:
     """What is read of every text."""
 
+    reading: Reading
     position: int
-    max_length: int
     maps: Sequence[tuple[int, int]]
     """[layer, head] of the heads whose map is kept of the first text."""
-
-    def ids(self, subject: Subject, text: Text) -> list[int] | None:
-        """The tokens of a text; None where they are too few, or the chat template refuses its order of roles."""
-        if not text.messages:
-            return None
-        try:
-            ids = list(subject.encode(text.messages, "all", max_length=self.max_length).input_ids)
-        except ValueError:
-            return None
-        return ids if len(ids) > max(1, self.position) else None
 
 
 @dataclass
@@ -62,7 +45,7 @@ def read_base(
     found: list[Read | None] = []
     with eager(subject.model):
         for number, text in enumerate(texts):
-            ids = asked.ids(subject, text)
+            ids = asked.reading.ids(subject, text)
             read = _read(subject, asked, text.key, ids, partial(_keep, scratch, number)) if ids else None
             if read is not None and with_maps and not any(found):
                 read.maps = _maps(subject, asked, read)
@@ -80,7 +63,7 @@ def read_own(
     found: list[Read] = []
     with eager(subject.model):
         for number, text in enumerate(texts):
-            ids = asked.ids(subject, text)
+            ids = asked.reading.ids(subject, text)
             assert ids is not None, "texts are those that the subject reads"
             beside, distances = base[number] if base else None, list[Any]()
             see = partial(_compare, scratch, number, distances) if beside and beside.ids == ids else None

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from evals._types import DataError, Direction, Metric, Result, Settings, Subject
+from evals._types import DataError, Direction, Metric, Result, Rows, Subject
 
 if TYPE_CHECKING:
-    from evals._attention_reads import Asked, Read, Text
+    from evals._attention_reads import Read
 
 VERSION = 1
 WITH_BASE = True
@@ -29,12 +29,12 @@ MEASURES: dict[str, Direction] = {
 DISTANCE = "attention/distance_from_base"
 
 
-class Config(Settings):
+class Config(Rows):
     """The `attention` block under `evals`."""
 
     data: str = "builtin:text_heldout"
-    """The texts, the same for every trial: a file of texts or conversations (JSON, JSONL or Parquet), a built-in, or
-    `heldout`, the rows that the trial held out."""
+    """The texts, the same for every trial: a built-in, a file of texts or conversations (JSON, JSONL, Parquet or .txt),
+    a data set on the hub, or `heldout`, the rows that the trial held out."""
     texts: int = Field(64, ge=1)
     """How many texts, from the first on."""
     max_length: int = Field(64, ge=2)
@@ -71,11 +71,14 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     """
     from evals._attention_reads import Asked, Read, read_base, read_own
     from evals._attention_tables import averages, tables_of
+    from evals._texts import Reading, read_texts
 
     if data is None:
-        raise DataError(f"attention.data: must be a built-in, `heldout` or a file that is here (got {config.data!r}).")
-    asked = Asked(config.position, config.max_length, config.maps)
-    texts = _texts(subject, asked, config.texts, data)
+        raise DataError(f"attention.data: must be `heldout`, or texts that are here (got {config.data!r}).")
+    # A text needs a query at the position, and one besides where that is the first.
+    reading = Reading(config.max_length, max(1, config.position) + 1)
+    asked = Asked(reading, config.position, config.maps)
+    texts = read_texts(subject, reading, config.texts, data, "attention")
     own: list[Read] = []
     base: list[Read | None] = []
     while (done := len(own)) < len(texts):
@@ -96,26 +99,6 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
         tables["distance"] = averages([read.distance for read in own if read.distance])
     found = {name: _metric(samples, name, way) for name, way in metrics(config).items()}
     return Result({name: metric for name, metric in found.items() if metric.n}, samples, tables)
-
-
-def _texts(subject: Subject, asked: "Asked", count: int, data: Path) -> list["Text"]:
-    """The first texts that the subject can read. Raises DataError where there is none."""
-    from evals._attention_reads import Text
-    from evals._rows import arranged, read_conversations
-
-    found = []
-    for row in read_conversations(data):
-        text = Text(row.key, arranged(row.messages, "all"))
-        if asked.ids(subject, text) is not None:
-            found.append(text)
-        if len(found) == count:
-            break
-    if not found:
-        raise DataError(
-            f"{data}: no text has more than {max(1, asked.position)} tokens, so there is no attention to measure at "
-            f"position {asked.position}. Name longer texts in attention.data."
-        )
-    return found
 
 
 def _sample(read: "Read", eps: float) -> dict[str, Any]:

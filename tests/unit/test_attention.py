@@ -318,7 +318,7 @@ def test_texts_too_short_to_measure_are_passed_over_and_none_is_an_error(data, t
     subject = tiny_subject()
     long = attention.run(subject, attention.Config(position=30), data, tmp_path)
     assert [sample["key"] for sample in long.samples] == ["0", "2"]
-    with pytest.raises(DataError, match="more than 62 tokens"):
+    with pytest.raises(DataError, match="no text has 63 tokens"):
         attention.run(replace(subject, max_length=30), attention.Config(position=62), data, tmp_path)
     with pytest.raises(ValidationError, match="below max_length"):
         attention.Config(position=64)
