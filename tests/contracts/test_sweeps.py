@@ -29,7 +29,7 @@ def plans(tmp_path_factory):
 
 
 def test_there_are_sweep_files():
-    assert {"sft_tune", "masking", "methods", "qlora_phi3"} <= {path.stem for path in FILES}
+    assert {"sft_tune", "masking", "methods", "qlora_phi3", "bos_zero"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path, profile", CASES)
@@ -142,3 +142,54 @@ def test_methods_train_on_the_same_rows_with_the_same_adapter(profile, plans):
     }
     assert len(shared) == 1
     assert {"ifeval", "perplexity", "format"} == set(plan.sweep.evals)
+
+
+def scalings_of(plan):
+    """Name of a trial -> its block, None where it has none."""
+    return {trial.label: trial.settings.blocks.get("bos_zero") for trial in plan.trials}
+
+
+def changed(block):
+    """What a scaling has beside factor 0 at position 0 of every sequence, in all dimensions, always."""
+    plain = {"factor": 0.0, "positions": [0], "dims": 1.0, "mode": "fixed", "when": "both", "replace": "zero"}
+    return {name: block[name] for name, value in plain.items() if block[name] != value}
+
+
+def test_the_full_study_of_bos_zero_is_complete_and_each_trial_differs_in_the_scaling_alone(plans):
+    plan = plans(ROOT / "sweeps" / "bos_zero.yaml", "full")
+    train = plan.sweep.train
+    assert (plan.sweep.model.path, plan.sweep.data.path) == ("microsoft/Phi-3-mini-4k-instruct", "tatsu-lab/alpaca")
+    assert (train.learning_rate, train.lr_schedule, train.warmup_ratio, train.epochs) == (5e-4, "cosine", 0.1, 3)
+    assert (train.micro_batch, train.global_batch, train.precision) == (2, 8, "bf16")
+    assert (plan.sweep.data.max_length, plan.sweep.data.heldout, plan.sweep.data.bos) == (1024, 0.1, "always")
+    assert train.log_position_gradients
+    assert all(trial.estimate.accumulation == 4 for trial in plan.trials)
+    adapters = [trial.settings.blocks["lora"] for trial in plan.trials if "lora" in trial.settings.blocks]
+    assert len(adapters) == len(plan.trials) - 1
+    for block in adapters:
+        assert (block["rank"], block["alpha"], block["dropout"], block["targets"]) == (16, 32, 0.1, "all-linear")
+    found = scalings_of(plan)
+    assert {name for name, block in found.items() if block is None} == {"plain LoRA", "full fine-tuning"}
+    scaled = [changed(block) for block in found.values() if block is not None]
+    assert sorted(map(str, scaled)) == sorted(map(str, [
+        {}, {"factor": 0.01}, {"factor": 0.05}, {"factor": 0.1}, {"when": "train"}, {"positions": [1]},
+        {"positions": [0, 1]}, {"positions": [0, 1, 2, 3]}, {"dims": 0.5}, {"mode": "random"},
+    ]))  # fmt: skip
+    methods = {trial.label: trial.settings.method for trial in plan.trials}
+    assert methods["plain LoRA"] == "lora"
+    assert methods["full fine-tuning"] == "sft"
+    same = {trial.settings.train.model_dump_json() for trial in plan.trials if trial.settings.method != "sft"}
+    assert len(same) == 1
+    assert len({trial.base_id for trial in plan.trials}) == len(plan.bases) == 1
+
+
+def test_the_demo_of_bos_zero_has_the_trials_and_evals_of_the_study(plans):
+    plan = plans(ROOT / "sweeps" / "bos_zero.yaml", "demo")
+    scaled = [changed(block) for block in scalings_of(plan).values() if block is not None]
+    assert scaled == [{}, {"factor": 0.05}, {"positions": [0, 1]}, {"mode": "random"}]
+    assert [trial.settings.method for trial in plan.trials[:2]] == ["lora", "sft"]
+    for profile in ("demo", "full"):
+        evals = set(plans(ROOT / "sweeps" / "bos_zero.yaml", profile).sweep.evals)
+        assert evals == {
+            "attention", "matrices", "perplexity", "robustness", "samples", "coherence", "ifeval"
+        }  # fmt: skip
