@@ -84,9 +84,9 @@ def _read(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error.strerror or error}).") from error
 
 
-def windows(tokens: Sequence[int], lead: Sequence[int], window: int, stride: int) -> list[Window]:
+def windows(tokens: Sequence[int], lead: Sequence[int], window: int, stride: int, unscored: int = 0) -> list[Window]:
     """Rows of at most `window` tokens over a document's `tokens`, each with `lead` in front; the first of them scores
-    all that it can, each later one what it reaches first.
+    all that it can but for the document's first `unscored` tokens, each later one what it reaches first.
 
     A stride that would leave a later window's first token with nothing before it is shortened to the longest that does
     not. Raises ValueError where `window` has no room to predict a token.
@@ -100,7 +100,7 @@ def windows(tokens: Sequence[int], lead: Sequence[int], window: int, stride: int
     begin = reached = 0
     while reached < len(tokens):
         end = min(begin + room, len(tokens))
-        first = len(lead) + reached - begin
+        first = len(lead) + max(reached, min(unscored, end)) - begin
         found.append(Window([*lead, *tokens[begin:end]], range(max(1, first), len(lead) + end - begin)))
         begin, reached = begin + stride, end
     return found
@@ -117,13 +117,13 @@ def document_scores(
     """For each document its stretches in order, one per window; none for a document with no token to score."""
     from evals._score import Request, token_logprobs
 
-    lead = lead_of(subject)
+    lead, unscored = lead_of(subject), getattr(subject, "unscored", 0)
     rows: list[list[Window]] = []
     for document in documents:
         ids = list(subject.tokenize(document.text))
         # A text that is written with a BOS of its own has no second one put before it.
         body = ids[len(lead) :] if ids[: len(lead)] == lead else ids
-        rows.append(windows(body, lead, window, stride))
+        rows.append(windows(body, lead, window, stride, unscored))
     flat = [row for found in rows for row in found]
     scored = iter(token_logprobs(subject, [Request(row.ids, row.scored) for row in flat], batch_size))
     results = []

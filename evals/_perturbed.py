@@ -50,10 +50,14 @@ class Variant:
 
 
 class Perturbed:
-    """A subject under a variant; everything else is the subject's own."""
+    """A subject under a variant; everything else is the subject's own.
 
-    def __init__(self, subject: Subject, variant: Variant) -> None:
-        self._subject, self._variant = subject, variant
+    `unseen`: so many tokens of a sequence, counted before it is changed, are not scored, whatever the variant: a token
+    that would have nothing left before it under one of them must not be in the score of the others.
+    """
+
+    def __init__(self, subject: Subject, variant: Variant, unseen: int = 0) -> None:
+        self._subject, self._variant, self._unseen = subject, variant, unseen
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._subject, name)
@@ -62,18 +66,27 @@ class Perturbed:
         """Ids of a rendered text under the BOS rule, changed."""
         return self._variant.ids(self._subject.tokenize(text))
 
+    @property
+    def unscored(self) -> int:
+        """How many of a document's own tokens, behind what the BOS rule puts in front, are not scored."""
+        lead = len(self._subject.tokenize(""))
+        is_shorter = self._variant.kind == "drop_first" and self._variant.position == 0 and not lead
+        return max(0, self._unseen - lead - is_shorter)
+
     def encode(
         self, messages: Sequence[Message], train_on: str, mask_span: str = "content", max_length: int | None = None
     ) -> Encoded:
         """A conversation with its marks, changed; no longer than it may be."""
         limit = min(max_length or self._subject.max_length, self._subject.max_length) - self._variant.added
-        return self._variant.encoded(self._subject.encode(messages, train_on, mask_span, max(1, limit)))
+        row = self._subject.encode(messages, train_on, mask_span, max(1, limit))
+        counts = [counted and place >= self._unseen for place, counted in enumerate(row.counts)]
+        return self._variant.encoded(Encoded(row.input_ids, counts))
 
     @contextmanager
     def base(self) -> Iterator["Perturbed | None"]:
         """The base under the same variant."""
         with self._subject.base() as base:
-            yield None if base is None else Perturbed(base, self._variant)
+            yield None if base is None else Perturbed(base, self._variant, self._unseen)
 
 
 def tokens_for(tokenizer: Any, many: int, text: str | None, seed: int) -> tuple[int, ...]:

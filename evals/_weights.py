@@ -51,6 +51,10 @@ def _trained_copy(module: Any) -> Any:
 
 
 def _dequantized(module: Any) -> Any:
+    import torch
+
+    if type(module.weight) is torch.nn.Parameter and module.weight.is_floating_point():
+        return module.weight.detach().to("cpu")
     from peft.utils.integrations import dequantize_module_weight
 
     return dequantize_module_weight(module).detach().to("cpu")

@@ -5,6 +5,9 @@ dropped, replaced by another, or n tokens put in front of everything, so that th
 too). The first token is the one at `of_position` of a sequence: at 0 that is BOS where the model's BOS rule or template
 writes one (what a study of BOS takes away), and else the text's own first token.
 
+Every variant scores the same tokens of a text. Without its first token a sequence gives its second one nothing to be
+predicted from, so where `drop_first` is among the variants that one is in no score, `none` included.
+
 Every score of that eval comes as robustness/EVAL_SCORE_VARIANT, and how much worse it is than without a change as
 robustness/EVAL_SCORE_VARIANT_drop: over the items, in units of the score (for a perplexity in nats a token, the
 logarithm of the two perplexities' ratio), positive where the change harms. A drop is paired like any score, so a trial
@@ -161,11 +164,13 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     module, variants = _module(name), variants_of(config, subject.tokenizer)
     if config.batch_size is not None and "batch_size" in type(inner).model_fields:
         inner = inner.model_copy(update={"batch_size": config.batch_size})
+    # The very first token is never scored; the second not where it may become the first.
+    unseen = 2 if config.of_position == 0 and "drop_first" in config.variants else 1
     results: dict[str, Result] = {}
     for variant in variants:
         own = folder / variant.name
         own.mkdir(parents=True, exist_ok=True)
-        results[variant.name] = module.run(Perturbed(subject, variant), inner, data, own)
+        results[variant.name] = module.run(Perturbed(subject, variant, unseen), inner, data, own)
         if not any(own.iterdir()):
             own.rmdir()
     return combine(results, _tables(subject, variants, config))
@@ -222,8 +227,8 @@ def _score(samples: Mapping[str, Any], key: str, score: str) -> Mapping[str, Any
 def _drop(
     plain: Mapping[str, Any], changed: Mapping[str, Any], key: str, score: str, sign: int
 ) -> tuple[float, float] | None:
-    """What an item adds to the drop, and its weight: that of the item without a change (a dropped token may leave one
-    token less to score, so the two counts may differ)."""
+    """What an item adds to the drop, and its weight: that of the item without a change (the two counts may differ, as
+    where a shifted row has less room)."""
     before, after = _score(plain, key, score), _score(changed, key, score)
     if before is None or after is None:
         return None

@@ -72,10 +72,6 @@ def document(arguments: argparse.Namespace) -> dict[str, Any]:
     exported = read_json(Path(arguments.model) / "export.json")
     if exported is not None:
         content |= as_exported(Path(arguments.model), exported)
-    metric = next(
-        (metric for name in names if name in registry.evals for metric in _metrics(registry.eval(name))), "train/loss"
-    )
-    content["objective"] = {"metric": metric}
     return content
 
 
@@ -147,10 +143,6 @@ def _settings_file(folder: Path) -> Path:
 def _default_data(config: Any) -> Any:
     field = config.model_fields.get("data")
     return field.default if field is not None else None
-
-
-def _metrics(module: Any) -> list[str]:
-    return list(module.metrics(module.Config()))
 
 
 def _run(arguments: argparse.Namespace) -> int:

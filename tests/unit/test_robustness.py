@@ -64,12 +64,13 @@ def test_perplexity_under_each_variant_and_its_drop_are_those_of_the_changed_seq
     new = subject.tokenizer("~", add_special_tokens=False)["input_ids"]
     assert set(found.metrics) == set(robustness.metrics(config))
     plain = [subject.tokenize(text) for text in TEXTS]
+    # The second token of all is what dropping the first leaves alone: it is scored nowhere.
     changed = {
-        "none": [(ids, 1) for ids in plain],
+        "none": [(ids, 2) for ids in plain],
         "drop_first": [(ids[1:], 1) for ids in plain],
-        "replace_first": [(new + ids[1:], 1) for ids in plain],
-        "shift_1": [(new + ids, 2) for ids in plain],
-        "shift_3": [(new * 3 + ids, 4) for ids in plain],
+        "replace_first": [(new + ids[1:], 2) for ids in plain],
+        "shift_1": [(new + ids, 3) for ids in plain],
+        "shift_3": [(new * 3 + ids, 5) for ids in plain],
     }
     before = [nll(subject, *pair) for pair in changed["none"]]
     for name, rows in changed.items():
@@ -95,7 +96,7 @@ def test_without_a_change_the_score_is_the_evals_own(texts, tmp_path):
     subject = tiny_subject()
     inner = perplexity.Config(data=str(texts), stride=64)
     own = perplexity.run(subject, inner, texts, tmp_path)
-    config = robustness.Config(of={"perplexity": inner.model_dump(mode="json")}, variants=("drop_first",))
+    config = robustness.Config(of={"perplexity": inner.model_dump(mode="json")}, variants=("replace_first",))
     found = robustness.run(subject, config, texts, tmp_path)
     assert found.metrics["robustness/perplexity_text_none"] == own.metrics["perplexity/text"]
     assert [sample["key"] for sample in found.samples] == [sample["key"] for sample in own.samples]
@@ -106,10 +107,28 @@ def test_a_model_that_does_not_look_at_its_input_loses_nothing(texts, tmp_path):
     with torch.no_grad():
         subject.model.lm_head.weight.zero_()
     found = robustness.run(subject, robustness.Config(of={"perplexity": {"stride": 64}}), texts, tmp_path)
-    names = [f"robustness/perplexity_text_{name}_drop" for name in ("drop_first", "replace_first", "shift_1")]
-    assert [found.metrics[name].value for name in names] == pytest.approx([0, 0, 0], abs=1e-12)
-    # A token fewer is scored of the same text.
-    assert found.metrics["robustness/perplexity_text_bits_per_byte_drop_first_drop"].value < 0
+    drops = [metric.value for name, metric in found.metrics.items() if name.endswith("_drop")]
+    assert drops == pytest.approx([0] * 6, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["always", "template"])
+def test_every_variant_scores_the_same_tokens(texts, tmp_path, rule):
+    subject = tiny_subject()
+    if rule == "template":
+        subject.tokenize = lambda text: list(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+    config = robustness.Config(of={"perplexity": {"stride": 6, "max_length": 16}}, shift=(1, 3))
+    found = robustness.run(subject, config, texts, tmp_path)
+    tokens = sum(len(text.encode()) for text in TEXTS) - len(TEXTS) * (1 if rule == "always" else 2)
+    names = ("none", "drop_first", "replace_first", "shift_1", "shift_3")
+    assert [found.metrics[f"robustness/perplexity_text_{name}"].n for name in names] == [tokens] * 5
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "No."}]})
+    )
+    every = robustness.Config(of={"perplexity": {"roles": ["all"], "mask_span": "message"}})
+    found = robustness.run(subject, every, rows, tmp_path)
+    counts = {found.metrics[f"robustness/perplexity_all_{name}"].n for name in names[:4]}
+    assert len(counts) == 1
 
 
 def test_a_generating_eval_is_asked_with_changed_prompts(tmp_path):
