@@ -4,6 +4,7 @@ A public module of `trainables/` is a method and one of `evals/` an eval; `_name
 only when they are asked for, and import their heavy libraries inside functions.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
@@ -66,6 +67,24 @@ class Registry:
         if method == NO_METHOD:
             return False
         return blocks.get(QUESTIONS) is not None or getattr(self.method(method), "ROWS", "") == QUESTIONS
+
+    def trains(self, method: str, blocks: Mapping[str, Any]) -> bool:
+        """Whether a trial of this method with these blocks trains anything; else it only chooses (a text prompt, say),
+        and needs no workers."""
+        if method == NO_METHOD:
+            return False
+        module = self.method(method)
+        return not hasattr(module, "trains") or bool(module.trains(self._config(method, blocks)))
+
+    def folders(self, method: str, blocks: Mapping[str, Any]) -> dict[str, str]:
+        """Dotted key -> the folder that a method's own block names there, which is known by its content."""
+        if method == NO_METHOD or not hasattr(self.method(method), "folders"):
+            return {}
+        found = self.method(method).folders(self._config(method, blocks))
+        return {f"{self.own_block(method)}.{name}": path for name, path in found.items()}
+
+    def _config(self, method: str, blocks: Mapping[str, Any]) -> Any:
+        return self.method(method).Config.model_validate_json(json.dumps(blocks.get(self.own_block(method), {})))
 
     def all_blocks(self) -> dict[str, type[BaseModel]]:
         """The blocks of every method together."""

@@ -111,9 +111,10 @@ def content_hash(folder: Path) -> str:
         if known["chat_template"]:
             known["chat_template"] = hashlib.sha256(Path(known["chat_template"]).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    if description["kind"] not in ("adapter", "soft_prompt") or not description["base"]["hash"]:
+    if description["kind"] not in ("adapter", "soft_prompt", "text_prompt") or not description["base"]["hash"]:
         return _files_hash(folder)
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    file = folder / ADAPTER_CONFIG
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     config.pop("base_model_name_or_path", None)
     known = {key: value for key, value in description.items() if key not in NOT_HASHED}
     known |= {"base": {"hash": description["base"]["hash"]}, "adapter": config}
@@ -347,6 +348,10 @@ def load(folder: Path, model: Any = None) -> Loaded:
     model.config.use_cache = True
     limit = getattr(model.config, "max_position_embeddings", None) or 2048
     subject, bos = Loaded, description["bos"]
+    if kind == "text_prompt":
+        from trainables._prompt_export import LoadedTextPrompt
+
+        subject = LoadedTextPrompt
     if kind == "soft_prompt":
         from trainables._prompt_export import LoadedSoftPrompt
 

@@ -39,6 +39,8 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     config: Settings = method.Config(**job.blocks.get(own, {}))
     if mistake := merge_mistake(config, scaling_block(job)):
         raise ValueError(f"{own}.{mistake[0]}: {mistake[2]} (got {mistake[1]!r}).")
+    if hasattr(method, "trains") and not method.trains(config):
+        return dict(method.choose(job, reporter, config))
     with session(job, reporter.rank, reporter.world_size):
         content = _fit(job, reporter, config)
     # After the session, where ZeRO-3 divides a model that is read among workers that read none; and no worker waits for

@@ -8,6 +8,32 @@ from trainables._export import Loaded
 
 
 @dataclass
+class LoadedTextPrompt(Loaded):
+    """A plain model under a text prompt, which stands at the beginning of whatever a user says first."""
+
+    def prompt(self, messages: Sequence[Mapping[str, str]], role: str = "assistant") -> str:
+        """The rendered text with the prompt before the first user's words."""
+        first = next((place for place, message in enumerate(messages) if message["role"] == "user"), None)
+        above = str(self._asked["instruction"])
+        if first is None or not above or messages[first]["content"].startswith(above):
+            return super().prompt(messages, role)
+        told = {**messages[first], "content": f"{above}\n\n{messages[first]['content']}"}
+        return super().prompt([*messages[:first], told, *messages[first + 1 :]], role)
+
+    def question(
+        self,
+        question: str,
+        choices: Sequence[str],
+        letters: Sequence[str] | None = None,
+        instruction: str | None = None,
+        shots: Sequence[tuple[str, Sequence[str], int]] = (),
+        lead_in: str | None = None,
+    ) -> str:
+        """The question under the prompt, which is its instruction and has its own examples."""
+        return super().question(question, choices, letters, None, shots, lead_in)
+
+
+@dataclass
 class LoadedSoftPrompt(Loaded):
     """A model behind a prefix that holds all that comes before a user's first words, instruction included."""
 

@@ -1,7 +1,7 @@
 """Training on questions: rows, batches, loss and measurements, for whatever method trains."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -79,6 +79,7 @@ class QuestionTask:
     def __init__(self, job: Job, tokenizer: Any, asked: Questions, prefixed: bool) -> None:
         self.job, self.tokenizer, self.asked, self.prefixed = job, tokenizer, asked, prefixed
         _check(job)
+        self._frames: dict[Any, Asked] = {}
         fix_date(tokenizer, asked.date)
         self.opening = opening(template_renderer(tokenizer), [], "user")
         train, heldout = training_questions(job.data, asked), validation_questions(job.data, asked)
@@ -107,6 +108,8 @@ class QuestionTask:
             raise ValueError(f"questions.letters: {error}") from error
         self.before = self._ask(train[0]).before
         self.letter_ids = core.choice_ids(self.tokenize, self._ask(train[0]).text, self.letters)
+        self.prompts: dict[str, Any] | None = None
+        """The search that found a prefix's initial text, where there was one."""
         self.prepared = self._prepare()
 
     # -- rows -------------------------------------------------------------------------------------------------------
@@ -122,30 +125,51 @@ class QuestionTask:
 
     def before_ids(self) -> tuple[list[int], list[int]]:
         """(the template's opening, what stands between it and the question), as tokens."""
-        return self.tokenize(self.opening), self.text_ids(self.asked.above)
+        return self.tokenize(self.opening), self.above_ids(self.asked.above)
 
-    def text_ids(self, text: str) -> list[int]:
-        """A text as it stands between the template's opening and the question."""
-        return behind(self._plain, self.opening, f"{text.strip()}\n\n") if text.strip() else []
-
-    def _ask(self, question: Question, letters: Sequence[str] | None = None, lead_in: str | None = None) -> Asked:
-        return core.ask(
-            lambda messages: prompt_text(self.tokenizer, messages),
-            question.question,
-            question.choices,
-            self.letters if letters is None else letters,
-            instruction=self.asked.above,
-            lead_in=self.lead_in if lead_in is None else lead_in,
-        )
+    def _ask(
+        self,
+        question: Question,
+        letters: Sequence[str] | None = None,
+        lead_in: str | None = None,
+        instruction: str | None = None,
+        shots: Sequence[Any] = (),
+    ) -> Asked:
+        letters = self.letters if letters is None else letters
+        lead_in = self.lead_in if lead_in is None else lead_in
+        above = self.asked.above if instruction is None else instruction
+        key = (above, tuple(shots), lead_in, tuple(letters))
+        if key not in self._frames:
+            # What stands around a question does not hang on it: rendered once for all of them.
+            self._frames[key] = core.ask(
+                lambda messages: prompt_text(self.tokenizer, messages),
+                question.question,
+                question.choices,
+                letters,
+                instruction=above,
+                shots=shots,
+                lead_in=lead_in,
+            )
+        return replace(self._frames[key], question=core.block(question.question, question.choices, letters))
 
     def row(self, question: Question) -> Row:
-        """One question as the model reads it."""
+        """One question as the model reads it: whole, or behind the prefix of a model that has one."""
+        if not self.prefixed:
+            return self.row_under(question, self.asked.above)
         asked = self._ask(question)
-        if self.prefixed:
-            ids = behind(self._plain, asked.before, asked.question + asked.after)
-        else:
-            ids = self.tokenize(asked.text)
+        ids = behind(self._plain, asked.before, asked.question + asked.after)
         return Row(tuple(ids), question.answer, len(question.choices))
+
+    def row_under(self, question: Question, instruction: str, shots: Sequence[Any] = ()) -> Row:
+        """One question as a plain model reads it under an instruction and examples (question, choices, right
+        place)."""
+        ids = self.tokenize(self._ask(question, instruction=instruction, shots=shots).text)
+        return Row(tuple(ids), question.answer, len(question.choices))
+
+    def above_ids(self, instruction: str, shots: Sequence[Any] = ()) -> list[int]:
+        """An instruction and examples as they stand between the template's opening and the question."""
+        before = self._ask(self.questions["train"][0], instruction=instruction, shots=shots).before
+        return behind(self._plain, self.opening, before.removeprefix(self.opening)) if before != self.opening else []
 
     def _prepare(self) -> PreparedQuestions:
         shuffled = [
@@ -222,18 +246,22 @@ class QuestionTask:
 
     def sums(self, logits: Any, labels: Any) -> tuple[Any, Any, int]:
         """(summed loss in nats, right answers, questions). logits: [rows, vocab] at the answer; labels: [rows, 2]."""
+        counted = labels[:, 1] != IGNORED
+        losses, right = self.answers(logits[counted], labels[counted])
+        return losses.sum(), right.sum(), int(counted.sum())
+
+    def answers(self, logits: Any, labels: Any) -> tuple[Any, Any]:
+        """(loss in nats, whether the right choice is the likeliest) of each row, fillers excepted."""
         import torch
 
-        counted = labels[:, 1] != IGNORED
-        logits, coded = logits[counted].float(), labels[counted, 1]
+        logits, coded = logits.float(), labels[:, 1]
         target, choices = coded % COUNT, coded // COUNT
         letters = torch.tensor(self.letter_ids, device=logits.device)
         own = logits[:, letters]
         own = own.masked_fill(torch.arange(len(letters), device=logits.device) >= choices[:, None], float("-inf"))
         place = (letters == target[:, None]).int().argmax(-1)
         scores, right = (own, place) if self.asked.loss_over == "choices" else (logits, target)
-        loss = -scores.log_softmax(-1).gather(-1, right[:, None]).sum()
-        return loss, (own.argmax(-1) == place).sum(), int(counted.sum())
+        return -scores.log_softmax(-1).gather(-1, right[:, None])[:, 0], own.argmax(-1) == place
 
     # -- measurements -----------------------------------------------------------------------------------------------
 

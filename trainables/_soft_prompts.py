@@ -16,6 +16,8 @@ def attach(model: Any, config: Any, task: Any) -> Any:
     """The model, frozen, with a fresh prefix of `soft_prompt.Config` before it."""
     table = _table(model)
     frozen, text = task.before_ids() if task is not None else ([], [])
+    if config.init == "best" and task is not None:
+        text = _best_text(model, config, task)
     opening, initial = table[frozen], _initial(table, config, task, text)
     hidden = config.reparametrisation_hidden or table.shape[1]
     prefix: Prefix
@@ -31,18 +33,29 @@ def attach(model: Any, config: Any, task: Any) -> Any:
     return Prompted(model, prefix.to(model.get_input_embeddings().weight.device))
 
 
+def _best_text(model: Any, config: Any, task: Any) -> list[int]:
+    """Tokens of the best hand-written prompt; the search is kept with the task, for the record."""
+    from trainables._text_prompts import best_prompt
+    from trainables._text_prompts import told as told_of
+
+    found, scorer = best_prompt(config, task, model, str(model.get_input_embeddings().weight.device))
+    task.prompts = told_of(found)
+    return list(task.above_ids(found.best.text, scorer.examples[: found.best.shots]))
+
+
 def _initial(table: Any, config: Any, task: Any, text: list[int]) -> Any:
     """Where the rows begin, as embeddings [length, hidden]."""
     from trainables.soft_prompt import LENGTH
 
     if config.init == "text" and config.init_text is not None and task is not None:
-        text = task.text_ids(config.init_text)
-    count = config.length or (len(text) if config.init == "text" else 0) or LENGTH
-    if config.init == "text" and text:
+        text = task.above_ids(config.init_text)
+    written = config.init in ("text", "best")
+    count = config.length or (len(text) if written else 0) or LENGTH
+    if written and text:
         return table[(text * -(-count // len(text)))[-count:]]
     if config.init == "vocab":
         return table[torch.randperm(len(table))[:count]]
-    if config.init in ("normal", "text"):
+    if written or config.init == "normal":
         return table.mean(0) + table.std(0) * torch.randn(count, table.shape[1])
     return _earlier(Path(config.init), table.shape[1], config)
 

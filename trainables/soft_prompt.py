@@ -2,12 +2,12 @@
 arXiv:2104.08691)."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from trainables._question_settings import QUESTIONS
-from trainables._settings import EXECUTION, Settings
+from trainables._settings import EXECUTION, Job, Reporter, Settings
 from trainables.core.footprint import Footprint
 
 VERSION = 1
@@ -26,17 +26,24 @@ LENGTH = 20
 """Rows of a prefix that no text gives a length."""
 
 
+BEGINNINGS = ("text", "best", "vocab", "normal")
+"""What `init` can be besides a folder."""
+WRITTEN = ("personas", "instructions", "shots", "search", "search_budget")
+"""Settings of the hand-written prompts."""
+
+
 class Config(Settings):
     """What the prefix is and how it begins."""
 
-    kind: Literal["soft", "prefix", "p_tuning"] = "soft"
+    kind: Literal["soft", "prefix", "p_tuning", "text"] = "soft"
     """`soft`: embeddings before the question; `prefix`: keys and values of every layer (PEFT's prefix tuning, which is
-    P-tuning v2); `p_tuning`: embeddings that an encoder makes (PEFT's P-tuning)."""
+    P-tuning v2); `p_tuning`: embeddings that an encoder makes (PEFT's P-tuning); `text`: nothing is trained, and the
+    best of the hand-written prompts below is what is scored."""
     length: int | None = Field(None, ge=1)
     """Rows that train; as many as the initial text has tokens when empty."""
     init: str = "text"
-    """How they begin: `text`; `vocab`: the embeddings of random tokens; `normal`: drawn with the mean and spread of the
-    embeddings; or the folder of an earlier export."""
+    """How they begin: `text`; `best`: the best of the hand-written prompts below; `vocab`: the embeddings of random
+    tokens; `normal`: drawn with the mean and spread of the embeddings; or the folder of an earlier export."""
     init_text: str | None = None
     """The text of `init: text`; the system text and instruction of `questions` when empty. Where `length` is not its
     own, the last rows of the text written again and again."""
@@ -49,6 +56,39 @@ class Config(Settings):
     """Read the frozen base with fewer bits (4: NF4 with double quantization)."""
     nearest: int = Field(3, ge=0, json_schema_extra=EXECUTION)
     """How many of the vocabulary's tokens nearest to each row are told at every measurement."""
+
+    personas: tuple[str, ...] = ()
+    """Hand-written prompts: who is to answer, each with each of `instructions`; `questions.system` when empty."""
+    instructions: tuple[str, ...] = ()
+    """Hand-written prompts: what is asked for; `questions.instruction` when empty."""
+    shots: tuple[Annotated[int, Field(ge=0, le=5)], ...] = Field((0,), min_length=1)
+    """Hand-written prompts: how many examples stand before the question; each number is a prompt of its own."""
+    search: Literal["all", "random", "halving", "mcts"] = "all"
+    """How the best of them is found, on validation questions: `all` on all of them; `random`: some, on all; `halving`:
+    the better half on twice as many, again and again; `mcts`: a tree of edits of them, walked by UCB1."""
+    search_budget: int | None = Field(None, ge=1)
+    """Answers that the search may take: all prompts on all questions when empty, four times that for `mcts`."""
+
+    @model_validator(mode="after")
+    def _prompts_are_read(self) -> "Config":
+        if self.kind != "text" and self.init != "best":
+            given = [name for name in WRITTEN if getattr(self, name) != type(self).model_fields[name].get_default()]
+            if given:
+                raise ValueError(
+                    f"{given[0]} is read with kind: text or init: best alone. Leave it out, or say one of them"
+                )
+        if self.search_budget is not None and self.search == "all":
+            raise ValueError("search_budget would be ignored with search: all. Leave it out, or name another search")
+        return self
+
+    @model_validator(mode="after")
+    def _text_has_no_rows(self) -> "Config":
+        if self.kind == "text":
+            names = ("length", "init", "init_text", "reparametrisation", "reparametrisation_hidden")
+            given = [name for name in names if getattr(self, name) != type(self).model_fields[name].get_default()]
+            if given:
+                raise ValueError(f"{given[0]} would be ignored with kind: text, which trains nothing. Leave it out")
+        return self
 
     @model_validator(mode="after")
     def _kind_has_it(self) -> "Config":
@@ -80,6 +120,23 @@ def build(model: Any, config: Config, task: Any = None) -> Any:
 def footprint(config: Config, shapes: Mapping[str, Any], dtype: str) -> Footprint | None:
     """What a prefix adds to a model of these shapes; None: that hangs on the tokens of a text."""
     return None
+
+
+def folders(config: Config) -> dict[str, str]:
+    """Field -> the folder that it names."""
+    return {} if config.init in BEGINNINGS else {"init": config.init}
+
+
+def trains(config: Config) -> bool:
+    """Whether there is anything to train; text prompts are chosen (`choose`) instead."""
+    return config.kind != "text"
+
+
+def choose(job: Job, reporter: Reporter, config: Config) -> dict[str, Any]:
+    """Export the best of the hand-written prompts; returns what `train.json` holds."""
+    from trainables._text_prompts import choose as chosen
+
+    return chosen(job, reporter, config)
 
 
 def told(model: Any, config: Config) -> dict[str, Any]:

@@ -89,6 +89,11 @@ def trial_id(
             known["format"] = settings.data.format
         return digest(known)
     assert settings.data is not None, "a trial that trains has data"
+    data = _by_content("data", result_fields(settings.data, axes, "data"), contents)
+    if registry.asks_questions(settings.method, settings.blocks):
+        # The content holds all splits; which of them is trained on it does not say.
+        data["split"] = settings.data.split
+    trains = registry.trains(settings.method, settings.blocks)
     blocks = {}
     for name, config in registry.blocks(settings.method).items():
         block = validate(config, settings.blocks[name], name)[0] if name in settings.blocks else None
@@ -96,14 +101,16 @@ def trial_id(
         if block is not None:
             fields = result_fields(block, axes, name)
             if fields or not all(is_execution(field) for field in config.model_fields.values()):
-                blocks[name] = fields
+                found = {key: {"content": contents[f"{name}.{key}"]} for key in fields if f"{name}.{key}" in contents}
+                blocks[name] = fields | found
     return digest(
         {
             "method": settings.method,
             "versions": {"method": registry.method(settings.method).VERSION, "core": core_version},
             "model": model,
-            "data": _by_content("data", result_fields(settings.data, axes, "data"), contents),
-            "train": result_fields(settings.train, axes, "train"),
+            "data": data,
+            # What only chooses does the same whatever the training of others is.
+            "train": result_fields(settings.train, axes, "train") if trains else {},
             "blocks": blocks,
             "adapter": adapter,
             "seed": settings.seed,

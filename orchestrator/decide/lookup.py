@@ -140,6 +140,8 @@ class Lookup:
             known |= self.known("adapter", lambda: self.contents.adapter(adapter))
         if data is not None and settings.method != NO_METHOD:
             known |= self.known("data.path", lambda: self._rows(settings))
+        for key, folder in self.registry.folders(settings.method, settings.blocks).items():
+            known |= self.known(key, partial(self.contents.adapter, folder))
         return known
 
     def _rows(self, settings: TrialSettings) -> Known:

@@ -56,7 +56,7 @@ class Sources:
             seed=settings.seed,
             folder=self.ledger.trial_folder(trial.id),
             cache=self.ledger.cache,
-            blocks=_absolute(settings.blocks),
+            blocks=self._absolute(trial),
             contents={"model": model.hash or "", "data": data.hash or ""},
         )
 
@@ -236,6 +236,17 @@ class Sources:
             write_text(path, "".join(lines))
         return path, digest
 
+    def _absolute(self, trial: PlannedTrial) -> dict[str, dict[str, Any]]:
+        """The trial's blocks with what they name under paths that hold in any folder."""
+        blocks = {name: dict(block) for name, block in trial.settings.blocks.items()}
+        named = self.registry.folders(trial.settings.method, blocks)
+        if (own := blocks.get("deepspeed", {}).get("config")) is not None:
+            named["deepspeed.config"] = own
+        for key, path in named.items():
+            block, _, name = key.partition(".")
+            blocks[block][name] = str(Path(path).expanduser().absolute())
+        return blocks
+
     def _pinned(self, model: ModelSettings) -> ModelSettings:
         """The same model by a path that holds in any folder, or by the very commit that was hashed."""
         changes: dict[str, str] = {}
@@ -270,11 +281,3 @@ class Sources:
         if data.path not in self._paths:
             self._paths[data.path] = self.contents.data_path(data)
         return self._paths[data.path]
-
-
-def _absolute(blocks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same blocks with the file that one of them names under a path that holds in any folder."""
-    named = blocks.get("deepspeed", {}).get("config")
-    if named is None:
-        return blocks
-    return {**blocks, "deepspeed": {**blocks["deepspeed"], "config": str(Path(named).expanduser().absolute())}}

@@ -22,6 +22,8 @@ class TrialTask:
     gpus_per_worker: float | None = None
     """None: one where the cluster has GPUs."""
     keep_checkpoints: int = 1
+    trains: bool = True
+    """False: it only chooses, in one task without Ray Train."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class Experiment:
             cpus_per_worker=resources.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,
             keep_checkpoints=trial.settings.train.save_total_limit,
+            trains=self.sources.registry.trains(trial.settings.method, trial.settings.blocks),
         )
 
     def check_rows(self, work: Work) -> list[str]:

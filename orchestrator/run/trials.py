@@ -14,7 +14,7 @@ from orchestrator.record.records import Failure, TrialRecord
 from orchestrator.record.tasks import EvalTask, Observer, TrialTask
 from orchestrator.run.cluster import connected
 from orchestrator.run.scoring import EvalQueue
-from orchestrator.run.workers import facts, train
+from orchestrator.run.workers import choose, facts, train
 
 
 def run(
@@ -192,14 +192,11 @@ def drive(config: dict[str, Any], tasks: Mapping[str, TrialTask]) -> dict[str, A
     (ledger.trial_folder(job.trial_id) / "record.json").unlink(missing_ok=True)
     while True:
         try:
-            train(
-                job,
-                task.root,
-                workers=task.workers,
-                cpus=task.cpus_per_worker or 0.0,
-                gpus=task.gpus_per_worker or 0.0,
-                keep=task.keep_checkpoints,
-            )
+            cpus, gpus = task.cpus_per_worker or 0.0, task.gpus_per_worker or 0.0
+            if task.trains:
+                train(job, task.root, workers=task.workers, cpus=cpus, gpus=gpus, keep=task.keep_checkpoints)
+            else:
+                choose(job, task.root, cpus=cpus, gpus=gpus)
             break
         except Exception as error:  # the boundary of one trial: the others go on
             known = facts(error)

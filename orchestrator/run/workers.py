@@ -99,6 +99,40 @@ def train(job: Job, root: Path, *, workers: int, cpus: float, gpus: float, keep:
     trainer.fit()
 
 
+def choose(job: Job, root: Path, *, cpus: float, gpus: float) -> None:
+    """Have a trial that trains nothing choose what it exports, in a plain task. Raises what the task raises."""
+    import ray
+
+    task = ray.remote(_choose).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+    ray.get(task.remote(job, root))
+
+
+def _choose(job: Job, root: Path) -> None:
+    from orchestrator.record.ledger import journal
+    from trainables._fit import fit
+
+    journal(root, kind="fit", id=job.trial_id)
+    fit(job, _Alone())
+
+
+class _Alone:
+    """A `Reporter` of one process that has nothing to report and nothing to go on from."""
+
+    rank = 0
+    world_size = 1
+
+    def report(self, points: list[dict[str, Any]], checkpoint: Path | None) -> None:
+        """Nothing: there are no steps."""
+
+    def resume_from(self) -> Path | None:
+        """None: there are no checkpoints."""
+        return None
+
+    def last_checkpoint(self) -> str | None:
+        """None: there are no checkpoints."""
+        return None
+
+
 def _first_cause(failures: dict[int, BaseException]) -> BaseException:
     """The failure that explains the others: when one rank fails, the rest only lose their connection to it."""
     found = [_unwrapped(failures[rank]) for rank in sorted(failures)]
