@@ -19,16 +19,8 @@ def facts(folder: Path) -> dict[str, Any]:
     `table_paths`: the same of embedding and output layer; `embedding`: full name of the embedding. Raises
     ValueError for a folder that describes no decoder that transformers knows without code of the model's own.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{folder}: cannot build the model of this config.json: {reason}") from error
+    model = empty_model(folder)
+    config = model.config
     text = config.get_text_config()
     heads, hidden = _first(text, "num_attention_heads", "n_head"), _first(text, "hidden_size", "n_embd", "d_model")
     inner = _first(text, "intermediate_size", "n_inner", "ffn_dim", "d_ff", default=4 * hidden)
@@ -58,6 +50,20 @@ def facts(folder: Path) -> dict[str, Any]:
         "embedding": next(name for name, module in tables.items() if module is embedding),
         "table_paths": {name: [int(size) for size in module.weight.shape] for name, module in tables.items()},
     }
+
+
+def empty_model(folder: Path) -> Any:
+    """The model of a config.json on the meta device. Raises ValueError where transformers cannot build it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{folder}: cannot build the model of this config.json: {reason}") from error
 
 
 def by_last_name(paths: Mapping[str, Sequence[int]]) -> dict[str, list[list[int]]]:

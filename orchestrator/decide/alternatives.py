@@ -1,6 +1,6 @@
 """What full fine-tuning, LoRA and QLoRA would take of a device, for the models that a sweep trains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +48,19 @@ class ModelPlan:
         return self.shape.linear
 
 
-def model_plan(trials: list[TrialSettings], shapes: Mapping[str, Any] | None, registry: Registry) -> ModelPlan | None:
+Sizes = Callable[[TrialSettings], Mapping[str, Any] | None]
+"""Sizes of a trial's model, where they are known."""
+
+
+def model_plan(trials: list[TrialSettings], sizes: Sizes, registry: Registry) -> ModelPlan | None:
     """The plan of one model from the trials that train it. A method that none of them has is counted with all else as
     most of them have it. None where the model's sizes are not known or nothing is trained."""
     trained = [trial for trial in trials if trial.method != NO_METHOD and trial.data is not None]
+    shapes = sizes(trained[0]) if trained else None
     shape = shape_of(shapes)
-    if not trained or shape is None or shapes is None:
+    if shape is None or shapes is None:
         return None
-    found = [_alternative(method, trained, shapes, registry) for method in METHODS if method in registry.methods]
+    found = [_alternative(method, trained, sizes, registry) for method in METHODS if method in registry.methods]
     return ModelPlan(
         name=trained[0].model.path,
         model_type=str(shapes.get("model_type", "")),
@@ -64,9 +69,7 @@ def model_plan(trials: list[TrialSettings], shapes: Mapping[str, Any] | None, re
     )
 
 
-def _alternative(
-    method: str, trained: list[TrialSettings], shapes: Mapping[str, Any], registry: Registry
-) -> Alternative | None:
+def _alternative(method: str, trained: list[TrialSettings], sizes: Sizes, registry: Registry) -> Alternative | None:
     """The first trial of the method, or one made of a typical other one; None where its settings mean nothing there."""
     own = next((trial for trial in trained if trial.method == method), None)
     name = registry.own_block(method)
@@ -74,7 +77,7 @@ def _alternative(
     like = _typical(trained)
     settings = own or like.model_copy(update={"method": method, "blocks": {**like.blocks, name: block}})
     try:
-        found = estimate(settings, rows=None, shapes=shapes, registry=registry)
+        found = estimate(settings, rows=None, shapes=sizes(settings), registry=registry)
     except ValueError:
         return None
     shown = [form.format(_text(block[name])) for name, form in SHOWN.items() if block.get(name)]

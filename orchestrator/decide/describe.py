@@ -63,7 +63,7 @@ def _row(trial: "PlannedTrial") -> Sequence[str]:
         number(found.rows),
         batch,
         number(found.parameters),
-        number(found.trainable),
+        "uncounted" if found.is_uncounted else number(found.trainable),
         bytes_of(found.adapter_bytes),
         bytes_of(found.memory_bytes),
         card(found.memory),

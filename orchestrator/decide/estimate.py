@@ -57,6 +57,11 @@ class Estimate:
         return self.footprint.trainable if self.footprint else None
 
     @property
+    def is_uncounted(self) -> bool:
+        """Whether the model's sizes are known, and what trains of it is not."""
+        return self.parameters is not None and self.rows is not None and self.footprint is None
+
+    @property
     def memory_bytes(self) -> int | None:
         """All memory of one device."""
         return self.memory.total if self.memory else None
@@ -83,7 +88,7 @@ def estimate(
         most = total_steps(trained, train.global_batch, train.epochs, train.max_steps)
     footprint = footprint_of(settings, shapes, registry)
     exports_adapter = getattr(registry.method(settings.method), "EXPORT", "full") == "adapter"
-    adapter_bytes = footprint.added * ADAPTER_BYTES if footprint and exports_adapter else None
+    adapter_bytes = _saved(footprint) * ADAPTER_BYTES if footprint and exports_adapter else None
     block = settings.blocks.get(registry.own_block(settings.method), {})
     return Estimate(
         rows=trained,
@@ -119,7 +124,7 @@ def memory_of(
 ) -> Memory | None:
     """Memory of one device of a trial; None where its model's sizes or its method's footprint are not known."""
     shape = shape_of(shapes)
-    if shape is None or footprint is None or settings.data is None:
+    if shape is None or footprint is None or not footprint.has_memory or settings.data is None:
         return None
     return training_memory(
         shape,
@@ -200,4 +205,9 @@ def _disk_bytes(
         return 2 * whole + optimizer_bytes(settings.train.optimizer, parameters, whole)
     state = optimizer_bytes(settings.train.optimizer, footprint.trainable, footprint.trainable * ADAPTER_BYTES)
     merged = whole if block.get("merge") or block.get("evaluate") == "merged" else 0
-    return 2 * footprint.added * ADAPTER_BYTES + state + merged
+    return 2 * _saved(footprint) * ADAPTER_BYTES + state + merged
+
+
+def _saved(footprint: Footprint) -> int:
+    """Numbers in the file of an adapter."""
+    return footprint.added if footprint.saved is None else footprint.saved

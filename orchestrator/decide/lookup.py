@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from orchestrator.decide.estimate import Estimate, estimate
+from orchestrator.decide.fields import validate
 from orchestrator.decide.identity import json_schemas
 from orchestrator.decide.parallel import deepspeed_mistakes
 from orchestrator.decide.settings import TrialSettings
@@ -14,6 +15,7 @@ from orchestrator.decide.splits import reads_splits
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.registry import NO_METHOD, Registry
 from trainables._settings import DataSettings, ModelSettings
+from trainables.core.adapters import COUNTED, has_formula
 
 HELDOUT = "heldout"
 """An eval's `data` of this name means the rows that its trial held out of training."""
@@ -93,6 +95,9 @@ class Catalogue(Protocol):
 
     def shapes(self, settings: ModelSettings, /) -> Mapping[str, Any] | None:
         """Sizes of the model, `parameters` among them."""
+
+    def adapter_sizes(self, settings: ModelSettings, block: Mapping[str, Any], /) -> Mapping[str, int] | None:
+        """Parameters of an adapter of these settings on the model, counted on it."""
 
     def tokenizer_warning(self, settings: ModelSettings, /) -> str | None:
         """One line where two ways to read the tokenizer differ."""
@@ -175,8 +180,17 @@ class Lookup:
             return Estimate()
 
     def shapes_of(self, settings: TrialSettings) -> Mapping[str, Any] | None:
-        """Sizes of a trial's model, where they are known here."""
-        return self.ask("model.path", lambda: self.contents.shapes(settings.model))
+        """Sizes of a trial's model, where they are known here; with its adapter's, where no formula gives them."""
+        found = self.ask("model.path", lambda: self.contents.shapes(settings.model))
+        name = self.registry.own_block(settings.method)
+        block = settings.blocks.get(name)
+        if found is None or block is None or not isinstance(block.get("peft_type"), str):
+            return found
+        config, _ = validate(self.registry.method(settings.method).Config, block, name)
+        if config is None or has_formula(config):
+            return found
+        counted = self.ask("model.path", lambda: self.contents.adapter_sizes(settings.model, block))
+        return {**found, COUNTED: counted} if counted is not None else found
 
     def tokenizer_warnings(self, trials: list[TrialSettings]) -> list[str]:
         """Where `model.tokenizer` auto and file give other ids, one line per model."""

@@ -261,7 +261,7 @@ def _models(trials: list[TrialSettings], look: Lookup, registry: Registry) -> tu
     by_model: dict[str, list[TrialSettings]] = {}
     for trial in trials:
         by_model.setdefault(canonical([trial.model.path, trial.model.revision]), []).append(trial)
-    found = [model_plan(group, look.shapes_of(group[0]), registry) for group in by_model.values()]
+    found = [model_plan(group, look.shapes_of, registry) for group in by_model.values()]
     return tuple(plan for plan in found if plan is not None)
 
 

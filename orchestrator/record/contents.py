@@ -8,7 +8,7 @@ outside the cache.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,7 +21,7 @@ from orchestrator.record.functions import check_function
 from orchestrator.record.hashes import FileHashes
 from orchestrator.record.layouts import check_template, check_text, look_at_files
 from orchestrator.record.ledger import read_json, write_text
-from orchestrator.record.shapes import shapes, tokenizer_warning
+from orchestrator.record.shapes import adapter_sizes, shapes, tokenizer_warning
 from trainables._deepspeed import read_config
 from trainables._rows import SUFFIXES, DataError, files_of
 from trainables._settings import DataSettings, ModelSettings
@@ -208,6 +208,12 @@ class Contents:
         found = self._model(settings)
         folder = found.path or found.described
         return None if folder is None else shapes(folder, self.cache)
+
+    def adapter_sizes(self, settings: ModelSettings, block: Mapping[str, Any]) -> dict[str, int] | None:
+        """Parameters of an adapter on a model whose config.json is on this machine, else None."""
+        found = self._model(settings)
+        folder = found.path or found.described
+        return None if folder is None else adapter_sizes(folder, self.cache, block)
 
     def tokenizer_warning(self, settings: ModelSettings) -> str | None:
         """One line where the two ways to read the model's tokenizer give different ids, else None."""

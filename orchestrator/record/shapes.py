@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import trainables
 from orchestrator.record.ledger import read_json, write_json
+from trainables._adapter_sizes import FIELDS
 from trainables._shapes import by_last_name
 from trainables.builtin.sources import mini_path
 
@@ -64,6 +66,20 @@ def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
     answer = _remembered(
         cache / "shapes" / f"{digest}-{FORMAT}.json", ["-m", "trainables._shapes", str(folder.absolute())]
     )
+    return answer if isinstance(answer, dict) else None
+
+
+def adapter_sizes(folder: Path, cache: Path, block: Mapping[str, Any]) -> dict[str, int] | None:
+    """{trainable, added, saved} of an adapter of these settings on a folder's model, counted on it (see
+    `trainables._adapter_sizes`); None where that cannot be done."""
+    asked = json.dumps({name: block[name] for name in FIELDS if name in block}, sort_keys=True)
+    try:
+        config = (folder / "config.json").read_bytes()
+    except OSError:
+        return None
+    digest = hashlib.sha256(b"\0".join([config, asked.encode(), version("peft").encode()]))
+    arguments = ["-m", "trainables._adapter_sizes", str(folder.absolute()), asked]
+    answer = _remembered(cache / "shapes" / f"adapter-{digest.hexdigest()}.json", arguments)
     return answer if isinstance(answer, dict) else None
 
 

@@ -123,5 +123,8 @@ class Catalogue:
             return None
         return {**SIZES}
 
+    def adapter_sizes(self, settings, block):
+        return None
+
     def tokenizer_warning(self, settings):
         return None

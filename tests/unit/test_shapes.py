@@ -126,3 +126,63 @@ def test_a_tokenizer_warning_names_the_folder_where_the_files_lie_now(tmp_path, 
 
 def test_the_miniature_is_never_probed(tmp_path, no_child):
     assert tokenizer_warning(mini_path(), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank": 4, "bias": "all"},
+        {"rank": 4, "bias": "lora_only", "targets": ["q_proj"]},
+        {"rank": 4, "targets": ["q_proj", "v_proj"], "options": {"rank_pattern": {"v_proj": 8}}},
+        {"peft_type": "IA3"},
+        {"peft_type": "VERA", "targets": "attention", "options": {"r": 8}},
+        {"peft_type": "OFT", "options": {"oft_block_size": 16}, "modules_to_save": ["lm_head"]},
+        {"peft_type": "LN_TUNING"},
+    ],
+    ids=str,
+)
+def test_an_adapter_is_counted_without_weights_as_it_is_put_on(tmp_path, settings):
+    from peft import get_peft_model_state_dict
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from trainables._adapter_sizes import sizes
+    from trainables._adapters import attach
+    from trainables._model import parameter_counts
+    from trainables.lora import Config
+
+    config = Qwen2Config(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=128, architectures=["Qwen2ForCausalLM"],
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    model = Qwen2ForCausalLM(config)
+    before = parameter_counts(model)[1]
+    adapted = attach(model, Config(**settings), "lora")
+    trainable, total = parameter_counts(adapted)
+    saved = get_peft_model_state_dict(adapted, save_embedding_layers=False).values()
+    counted = {"trainable": trainable, "added": total - before, "saved": sum(tensor.numel() for tensor in saved)}
+    assert sizes(tmp_path, settings) == counted
+    assert (trainable > total - before) == ("bias" in settings)
+
+
+def test_a_plan_counts_adapters_of_every_kind_and_says_which_it_cannot(tmp_path):
+    from orchestrator.decide.plan import describe, make_plan
+    from orchestrator.decide.spec import load
+    from orchestrator.record.contents import Contents
+
+    text = """
+name: test
+model: builtin:mini
+data: builtin:chat
+method: lora
+search: {kind: list, trials: [
+  {name: scaled, lora: {peft_type: IA3}}, {name: turned, lora: {peft_type: BOFT, options: {boft_block_size: 4}}}]}
+"""
+    contents = Contents(tmp_path)
+    plan = make_plan(load(text, contents=contents), contents)
+    scaled, turned = (trial.estimate for trial in plan.trials)
+    base = contents.shapes(plan.trials[0].settings.model)["parameters"]
+    assert (scaled.trainable, scaled.parameters, scaled.adapter_bytes) == (4608, base + 4608, 4 * 4608)
+    assert (scaled.memory, turned.trainable, turned.is_uncounted) == (None, None, True)
+    (line,) = [line for line in describe(plan).splitlines() if "turned" in line]
+    assert "uncounted" in line

@@ -20,6 +20,8 @@ RESIDUAL = ("pissa", "olora")
 """Initialisations that move a part of the base weights into the adapter."""
 OWN_TARGETS = ("LN_TUNING", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "BEFT", "SHADOW")
 """PEFT's adapters that do not stand beside linear layers: PEFT finds their place where no targets are given."""
+COUNTED = "counted_adapter"
+"""Key of a model's sizes under which those of an adapter stand that were counted: {trainable, added, saved}."""
 GROUPS = (ALL_LINEAR, ATTENTION, MLP)
 """Words for groups of layers, resolved for each architecture."""
 
@@ -111,31 +113,42 @@ def lora_parameters(targets: Targets, shapes: Shapes, rank: int, dora: bool = Fa
     )
 
 
+def has_formula(config: Any) -> bool:
+    """Whether the parameters of an adapter follow from its settings and the shapes of its targets alone."""
+    return bool(config.peft_type == LORA and config.bias == "none" and not config.options)
+
+
 def footprint(
     config: Any, sizes: Mapping[str, Any], dtype: str, key: str, quantization: Mapping[str, Any] | None = None
 ) -> Footprint | None:
-    """What a LoRA of these settings makes of a model; None where its sizes are not known. `dtype`: type of the base
+    """What an adapter of these settings makes of a model; None where its sizes are not known. `dtype`: type of the base
     weights; `quantization`: how it is read with fewer bits. Raises what `resolve` raises."""
-    targets, shape = targets_of(config, sizes, key), shape_of(sizes)
-    if targets is None or shape is None or config.peft_type != LORA:
+    targets, shape, counted = targets_of(config, sizes, key), shape_of(sizes), sizes.get(COUNTED)
+    is_lora = config.peft_type == LORA
+    if shape is None or (is_lora and targets is None) or (counted is None and not has_formula(config)):
         return None
-    linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
-    check_unshared(config.init, targets, tables if shape.tied else (), key)
-    known = linear | tables
-    whole = [name for name in known if any(_means(item, name) for item in config.modules_to_save or ())]
-    targets = replace(targets, modules=tuple(name for name in targets.modules if name not in whole))
-    counts = Counter((name.rpartition(".")[2], *known[name]) for name in targets.modules)
-    read = quantization or {}
-    return adapter_footprint(
+    added, adapted = 0, Counter[tuple[str, int, int]]()
+    if is_lora and targets is not None:
+        linear, tables = (_pairs(sizes.get(name) or {}) for name in ("linear_paths", "table_paths"))
+        check_unshared(config.init, targets, tables if shape.tied else (), key)
+        known = linear | tables
+        whole = [name for name in known if any(_means(item, name) for item in config.modules_to_save or ())]
+        targets = replace(targets, modules=tuple(name for name in targets.modules if name not in whole))
+        adapted = Counter((name.rpartition(".")[2], *known[name]) for name in targets.modules)
+        added = lora_parameters(targets, known, config.rank, config.dora) + sum(prod(known[name]) for name in whole)
+    added = counted["added"] if counted else added
+    found = adapter_footprint(
         shape,
         dtype,
-        adapted=[Linear(*layer, count) for layer, count in counts.items()],
-        rank=config.rank,
-        added=lora_parameters(targets, known, config.rank, config.dora) + sum(prod(known[name]) for name in whole),
+        adapted=[Linear(*layer, count) for layer, count in adapted.items()],
+        rank=config.rank if is_lora else 0,
+        added=added,
+        own=counted["trainable"] - added if counted else 0,
         dropout=config.dropout > 0,
-        bits=read.get("bits"),
-        double_quantization=read.get("double_quant", False),
+        bits=(quantization or {}).get("bits"),
+        double_quantization=(quantization or {}).get("double_quant", False),
     )
+    return replace(found, saved=counted["saved"] if counted else None, has_memory=is_lora)
 
 
 def last_names(names: Iterable[str]) -> list[str]:

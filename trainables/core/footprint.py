@@ -75,6 +75,10 @@ class Footprint:
     """In front of an adapter: each then keeps an input of its own, and what was dropped."""
     quantized: bool = False
     """The base is read with fewer bits, and all else of it in float32 (PEFT's preparation for k-bit training)."""
+    saved: int | None = None
+    """Numbers that the saved adapter holds; None: those that were added."""
+    has_memory: bool = True
+    """Whether what the forward pass keeps is known too, and with it the memory."""
 
 
 def shape_of(sizes: Mapping[str, Any] | None) -> Shape | None:
