@@ -19,6 +19,7 @@ from evals._types import DataError, Direction, Metric, Result, Rows, Subject
 
 if TYPE_CHECKING:
     from evals._captures import Entry, Shelf
+    from evals._texts import Reading, Text
 
 VERSION = 1
 WITH_BASE = True
@@ -77,16 +78,18 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     cannot add to a weight.
     """
     from evals._captures import Shelf
+    from evals._texts import read_texts
 
     if data is None:
         raise DataError(f"matrices.data: must be a built-in, `heldout` or a file that is here (got {config.data!r}).")
     for name in ("trial", "base", "difference"):
         shutil.rmtree(folder / name, ignore_errors=True)
     shelf = Shelf(folder, config.max_bytes)
-    texts = _read(subject, config, data, shelf, "trial")
+    chosen = read_texts(subject, _reading(config), config.max_texts, data, "matrices")
+    texts = _read(subject, config, chosen, shelf, "trial")
     with subject.base() as base:
         if base is not None:
-            _read(base, config, data, shelf, "base")
+            _read(base, config, chosen, shelf, "base")
     shelf.close()
     index = {
         "texts": [{"key": key, "ids": ids} for key, ids in texts],
@@ -100,8 +103,10 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     return Result(_metrics(samples, tables["weights_moved"]), samples, tables)
 
 
-def _read(subject: Subject, config: Config, data: Path, shelf: "Shelf", whose: Any) -> list[tuple[str, list[int]]]:
-    """Put one model's matrices on the shelf; returns the texts as it read them."""
+def _read(
+    subject: Subject, config: Config, texts: "Sequence[Text]", shelf: "Shelf", whose: Any
+) -> list[tuple[str, list[int]]]:
+    """Put one model's matrices on the shelf; returns key and ids of the texts as it read them."""
     from evals._captures import activations
     from evals._layers import inner
     from evals._modules import modules_of, select
@@ -110,10 +115,11 @@ def _read(subject: Subject, config: Config, data: Path, shelf: "Shelf", whose: A
     model = inner(subject.model)
     modules = dict(modules_of(model))
     parts = select(model, config.kinds, config.modules, config.layers)
-    texts = _texts(subject, config, data)
+    read = [(text.key, _reading(config).ids(subject, text)) for text in texts]
     if config.activations:
-        for number, (key, ids) in enumerate(texts):
-            shelf.put(whose, "activation", f"{number:03d}", activations(subject, ids, parts, modules), key)
+        for number, (key, ids) in enumerate(read):
+            if ids is not None:
+                shelf.put(whose, "activation", f"{number:03d}", activations(subject, ids, parts, modules), key)
     if config.weights:
         seen: set[int] = set()
         for layer in dict.fromkeys(part.layer for part in parts):
@@ -123,7 +129,13 @@ def _read(subject: Subject, config: Config, data: Path, shelf: "Shelf", whose: A
                 if part.layer == layer and has_weight(module) and not _is_shared(module, part, seen):
                     tensors[part] = weight_of(module, part)
             shelf.put(whose, "weight", "outside" if layer is None else f"layer-{layer:03d}", tensors)
-    return texts
+    return [(key, ids) for key, ids in read if ids is not None]
+
+
+def _reading(config: Config) -> "Reading":
+    from evals._texts import Reading
+
+    return Reading(config.max_length, shortest=1)
 
 
 def _is_shared(module: Any, part: Any, seen: set[int]) -> bool:
@@ -135,32 +147,6 @@ def _is_shared(module: Any, part: Any, seen: set[int]) -> bool:
     known = id(module.weight) in seen
     seen.add(id(module.weight))
     return known
-
-
-def _texts(subject: Subject, config: Config, data: Path) -> list[tuple[str, list[int]]]:
-    """Key and ids of the first texts that have a token, as the subject was trained to read them."""
-    from evals._documents import TEXT, read_documents
-    from evals._rows import PLAIN, arranged, read_conversations
-
-    rows: Sequence[tuple[str, Any]]
-    if data.suffix.lower() == TEXT:
-        rows = [(text.key, [{"role": PLAIN, "content": text.text}]) for text in read_documents(data)]
-    else:
-        rows = [(row.key, arranged(row.messages, "all")) for row in read_conversations(data)]
-    found: list[tuple[str, list[int]]] = []
-    for key, messages in rows:
-        try:
-            ids = list(subject.encode(messages, "all", max_length=config.max_length).input_ids) if messages else []
-        except ValueError:
-            # A chat template may refuse an order of roles.
-            continue
-        if ids:
-            found.append((key, ids))
-        if len(found) == config.max_texts:
-            break
-    if not found:
-        raise DataError(f"{data}: holds no text that can be read; name texts or conversations in matrices.data.")
-    return found
 
 
 def _sample(key: str, ids: list[int], entries: "Sequence[Entry]") -> dict[str, Any]:
