@@ -274,8 +274,8 @@ def test_a_lora_trial_has_moved_where_its_adapter_is_and_nowhere_else(data, tmp_
     moved = {row["module"]: row["relative"] for row in found.tables["weights_moved"]}
     assert {name for name, value in moved.items() if value} == {f"model.layers.{i}.self_attn.v_proj" for i in (0, 1)}
     layer = subject.model.get_base_model().model.layers[0].self_attn.v_proj
-    delta, base = layer.get_delta_weight("default"), layer.base_layer.weight
-    assert moved["model.layers.0.self_attn.v_proj"] == pytest.approx(float((delta.norm() / base.norm()).detach()), rel=1e-5)
+    relative = float((layer.get_delta_weight("default").norm() / layer.base_layer.weight.norm()).detach())
+    assert moved["model.layers.0.self_attn.v_proj"] == pytest.approx(relative, rel=1e-5)
     activations = {row["module"]: row["relative"] for row in found.tables["activations_moved"]}
     assert activations["model.layers.0.self_attn.q_proj"] == 0, "nothing before it has moved"
     assert activations["model.layers.1.self_attn.q_proj"] > 0
