@@ -1,0 +1,261 @@
+"""A scaling counts positions within each sequence: under padding, in packed rows, with a KV cache, in every eval."""
+
+import pytest
+import torch
+
+from evals._generate import greedy
+from evals._lm import adapter
+from evals._score import Request, token_logprobs
+from tests.tiny_subject import stories_subject, tiny_subject
+from tests.unit.test_scaling import STORIES, by_hand, close, logits, scaled
+from trainables._packing import Pack, collate_packs
+from trainables._positions import own_positions
+from trainables.core.draws import drawn_positions
+from trainables.core.masking import Marked
+
+FACTOR = 0.05
+TEXTS = (
+    "Once upon a time there was a little dog.",
+    "One day, Tom",
+    "The big red ball was in the park, and Lily saw it.",
+)
+
+
+@pytest.fixture(params=["random", "stories"])
+def subject(request, shared_file):
+    """A random model and a trained one, each with its tokenizer."""
+    return tiny_subject(3) if request.param == "random" else stories_subject(shared_file(STORIES))
+
+
+def rows_of(subject):
+    return [subject.tokenize(text) for text in TEXTS]
+
+
+def padded(rows, side):
+    """ids, mask and positions of a batch; None for the positions of an attention mask alone."""
+    width = max(map(len, rows))
+    lines = [([7] * (width - len(row)), row) for row in rows]
+    ids = [pads + row if side == "left" else row + pads for pads, row in lines]
+    mask = [
+        [0] * len(pads) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pads) for pads, row in lines
+    ]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def continued(model, ids, columns, tokens, factor=FACTOR):
+    """Greedy continuation of one row on embeddings scaled by hand, the whole row read anew at each step."""
+    ids = list(ids)
+    for _ in range(tokens):
+        chosen = [column for column in columns if column < len(ids)]
+        ids.append(int(by_hand(model, torch.tensor([ids]), factor, [chosen])[0, -1].argmax()))
+    return ids[-tokens:]
+
+
+# -- padding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("given", ["mask", "positions", "column numbers"])
+def test_of_a_padded_row_the_first_real_token_is_meant(subject, side, given):
+    model, scaling = scaled(subject.model, factor=FACTOR, positions=[0, 2])
+    rows = rows_of(subject)
+    ids, mask = padded(rows, side)
+    more = {"positions": {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}, "mask": {}}.get(given)
+    if more is None:
+        more = {"position_ids": torch.arange(ids.shape[1]).expand_as(ids)}
+    found = logits(model, input_ids=ids, attention_mask=mask, **more)
+    starts = [row.index(1) for row in mask.tolist()]
+    expected = by_hand(model, ids, FACTOR, [[start, start + 2] for start in starts], attention_mask=mask, **more)
+    real = mask.bool()
+    assert close(found[real], expected[real])
+    assert scaling.scaled_positions(training=False) == 2 * len(rows)
+
+
+def test_a_pad_is_never_scaled_whatever_position_it_is_given():
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
+    ids = torch.zeros_like(mask)
+    counted = mask.cumsum(-1) - 1
+    for positions in (None, counted.clamp(min=0), counted.masked_fill(mask == 0, 1), torch.arange(4)[None]):
+        own, real = own_positions(ids, mask, positions)
+        assert own[real].tolist() == [0, 1, 0, 1, 2, 3, 0, 1]
+        assert real.tolist() == mask.bool().tolist()
+
+
+# -- packed rows ------------------------------------------------------------------------------------------------------
+
+
+def test_in_a_packed_row_the_first_token_of_each_sequence_is_meant(subject):
+    model, scaling = scaled(subject.model, factor=FACTOR, positions=[0, 1])
+    rows = rows_of(subject)
+    ids, positions = joined(rows)
+    found = logits(model, input_ids=ids, position_ids=positions, use_cache=False)[0]
+    start = 0
+    for row in rows:
+        alone = by_hand(model, torch.tensor([row]), FACTOR, [[0, 1]])[0]
+        assert torch.allclose(found[start : start + len(row)], alone, atol=1e-5)
+        start += len(row)
+    assert scaling.scaled_positions(training=False) == 2 * len(rows)
+
+
+def joined(rows):
+    """ids and positions of one packed line."""
+    ids = [token for row in rows for token in row]
+    return torch.tensor([ids]), torch.tensor([[position for row in rows for position in range(len(row))]])
+
+
+def test_padding_behind_packs_is_no_sequence():
+    model, scaling = scaled(factor=FACTOR)
+    scaling.pad_id = 0
+
+    def marked(*ids):
+        return Marked(torch.tensor(ids).numpy(), torch.ones(len(ids), dtype=bool).numpy(), None)
+
+    packs = [Pack((marked(5, 6, 0), marked(5, 0))), Pack((marked(7, 8),)), None]
+    batch = collate_packs(packs, pad_id=0)
+    model.train()(input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+    assert scaling.scaled_positions() == 3
+
+
+# -- generation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [[0], [0, 3, 40]])
+def test_greedy_answers_are_those_of_embeddings_scaled_by_hand(subject, positions):
+    subject.stop_token_ids = ()
+    rows = rows_of(subject)
+    plain = [answer.text for answer in greedy(subject, rows, 12)]
+    model, _ = scaled(subject.model, factor=0.0, positions=positions)
+    found = [answer.text for answer in greedy(subject, rows, 12)]
+    by_hand = [continued(model, row, positions, 12, factor=0.0) for row in rows]
+    assert found == [subject.tokenizer.decode(ids, skip_special_tokens=True) for ids in by_hand]
+    assert found != plain
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("positions", [[0], [0, 1, 2, 30]])
+def test_generate_gives_the_same_tokens_with_and_without_a_cache(subject, use_cache, positions):
+    model, scaling = scaled(subject.model, factor=0.0, positions=positions)
+    rows = rows_of(subject)
+    ids, mask = padded(rows, "left")
+    more = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 7, "use_cache": use_cache}
+    found = model.generate(input_ids=ids, attention_mask=mask, **more)[:, ids.shape[1] :]
+    assert found.tolist() == [continued(model, row, positions, 12, factor=0.0) for row in rows]
+    if use_cache and positions == [0]:
+        assert scaling.scaled_positions(training=False) == len(rows)
+
+
+def test_a_generated_token_is_not_scaled():
+    model, scaling = scaled(factor=0.0)
+    out = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+    assert scaling.scaled_positions(training=False) == 1
+    one = model(input_ids=torch.tensor([[8]]), past_key_values=out.past_key_values, use_cache=True).logits
+    assert scaling.scaled_positions(training=False) == 1
+    assert torch.allclose(one[0, -1], by_hand(model, torch.tensor([[5, 6, 7, 8]]), 0.0, [[0]])[0, -1], atol=1e-5)
+
+
+def test_what_a_cache_holds_is_counted_in():
+    model, _ = scaled(factor=FACTOR, positions=[0, 4])
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    expected = by_hand(model, ids, FACTOR, [[0, 4]])
+    for more in ({}, {"attention_mask": torch.ones_like(ids)}):
+        first = {name: value[:, :3] for name, value in more.items()}
+        out = model(input_ids=ids[:, :3], use_cache=True, **first)
+        rest = model(input_ids=ids[:, 3:], past_key_values=out.past_key_values, use_cache=True, **more).logits
+        assert torch.allclose(rest, expected[:, 3:], atol=1e-5)
+
+
+# -- evals ------------------------------------------------------------------------------------------------------------
+
+
+def test_lm_evals_loglikelihood_is_that_of_embeddings_scaled_by_hand(subject):
+    from lm_eval.api.instance import Instance
+
+    model, _ = scaled(subject.model, factor=FACTOR)
+    pairs = [(TEXTS[0], " It was happy."), (TEXTS[1], " ran."), (TEXTS[2], " She smiled at the ball.")]
+    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    lm = adapter(subject, batch_size=3)
+    found = [total for total, _ in lm.loglikelihood(requests)]
+    for total, (context, continuation) in zip(found, pairs, strict=True):
+        first, rest = lm._encode_pair(context, continuation)
+        ids, begin = [*first, *rest], len(first)
+        said = by_hand(model, torch.tensor([ids]), FACTOR, [[0]])[0].double().log_softmax(-1)
+        expected = sum(float(said[place - 1, ids[place]]) for place in range(begin, len(ids)))
+        assert total == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_of_tokens_are_those_of_embeddings_scaled_by_hand(subject):
+    model, _ = scaled(subject.model, factor=FACTOR)
+    rows = rows_of(subject)
+    requests = [Request(row, range(1, len(row))) for row in rows]
+    for scored, row in zip(token_logprobs(subject, requests, batch_size=3), rows, strict=True):
+        said = by_hand(model, torch.tensor([row]), FACTOR, [[0]])[0].double().log_softmax(-1)
+        expected = [float(said[place - 1, row[place]]) for place in range(1, len(row))]
+        assert scored.logprobs == pytest.approx(expected, abs=2e-5)
+
+
+# -- positions that are drawn -----------------------------------------------------------------------------------------
+
+DRAWS = {"factor": 0.0, "mode": "random", "k": 2, "range": [1, 7]}
+
+
+def drawn(model, **inputs):
+    """Columns of the zeroed embeddings, row by row."""
+    seen = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(output))
+    logits(model, **inputs)
+    handle.remove()
+    return [torch.nonzero(row.abs().sum(-1) == 0).flatten().tolist() for row in seen[0]]
+
+
+def test_k_positions_are_drawn_from_the_range_anew_for_each_sequence_and_step():
+    model, scaling = scaled(**DRAWS)
+    model.train()
+    ids = torch.randint(1, 96, (64, 12), generator=torch.Generator().manual_seed(0))
+    first = drawn(model, input_ids=ids)
+    assert all(len(columns) == 2 and set(columns) <= set(range(1, 7)) for columns in first)
+    assert len({tuple(columns) for columns in first}) > 10
+    assert {column for columns in first for column in columns} == set(range(1, 7))
+    assert drawn(model, input_ids=ids) == first
+    scaling.step = 1
+    assert drawn(model, input_ids=ids) != first
+    other, _ = scaled(seed=1, **DRAWS)
+    assert drawn(other.train(), input_ids=ids) != first
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch():
+    model, _ = scaled(**DRAWS)
+    model.train()
+    rows = [[9, 4, 5, 6, 7, 8, 3, 2], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20], [31, 32, 33]]
+    alone = [drawn(model, input_ids=torch.tensor([row]))[0] for row in rows]
+    for side in ("left", "right"):
+        ids, mask = padded(rows, side)
+        starts = [row.index(1) for row in mask.tolist()]
+        found = drawn(model, input_ids=ids, attention_mask=mask)
+        assert found == [[start + place for place in places] for start, places in zip(starts, alone, strict=True)]
+    ids, positions = joined(rows)
+    packed = drawn(model, input_ids=ids, position_ids=positions)[0]
+    assert packed == [*alone[0], *(8 + place for place in alone[1]), *(18 + place for place in alone[2])]
+
+
+def test_in_use_all_continuations_of_a_context_draw_alike():
+    model, scaling = scaled(**DRAWS)
+    context = [9, 4, 5, 6]
+    scaling.step = 7
+    found = [drawn(model, input_ids=torch.tensor([[*context, *rest]]))[0] for rest in ([], [1, 2], [3, 3, 3, 8])]
+    assert {tuple(place for place in columns if place < 4) for columns in found} == {tuple(found[0])}
+
+
+def test_in_use_positions_are_drawn_with_and_without_a_cache_alike():
+    model, _ = scaled(**DRAWS)
+    ids = torch.tensor([[9, 4, 5, 6, 7, 8, 3, 2]])
+    more = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids, use_cache=True, **more), model.generate(ids, use_cache=False, **more))
+
+
+def test_every_choice_of_positions_is_as_likely():
+    counts = {}
+    for number in range(3000):
+        found = tuple(drawn_positions([number, 5, 6], seed=0, step=0, k=2, first=0, stop=4))
+        counts[found] = counts.get(found, 0) + 1
+    assert len(counts) == 6
+    assert all(abs(count - 500) < 100 for count in counts.values())
