@@ -9,6 +9,8 @@ pad has one. Sequences in which no token counts get no gradient by construction 
 import math
 from typing import Any
 
+from trainables._positions import own_positions
+from trainables._silent_positions import decoder_layers
 from trainables.core.loss import IGNORED
 
 KEPT = 16
@@ -26,24 +28,8 @@ def looked_at(step: int, total_steps: int) -> bool:
     return step == total_steps or (step - 1) % every == 0
 
 
-def own_positions(inputs: dict[str, Any], like: Any) -> Any:
-    """Position of every token in its own sequence, int64 [rows, tokens], -1 for pads; `like`: [rows, tokens, ...]."""
-    import torch
-
-    rows, tokens = like.shape[:2]
-    mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-    mask = None if mask is None or mask.dim() != 2 else mask[:, -tokens:].bool()
-    if positions is not None:
-        found = positions.expand(rows, -1)[:, -tokens:].long()
-    elif mask is not None:
-        found = mask.long().cumsum(1) - 1
-    else:
-        found = torch.arange(tokens, device=like.device).expand(rows, -1)
-    return found if mask is None else found.masked_fill(~mask, -1)
-
-
 def with_targets(positions: Any, labels: Any) -> Any:
-    """Which tokens belong to a sequence that has a target, bool [rows, tokens].
+    """Which tokens belong to a sequence that has a target, bool [rows, tokens]; `positions` is -1 at pads.
 
     A sequence begins wherever the position is 0; what packing fills up is a sequence of its own, with no target.
     """
@@ -91,7 +77,8 @@ class PositionGradients:
 
         if not (self.is_on and torch.is_grad_enabled() and loss.requires_grad):
             return
-        positions = own_positions(self._inputs, labels)
+        positions, real = own_positions(labels, **self._inputs)
+        positions = positions.masked_fill(~real, -1)
         self._counted = with_targets(positions, labels)
         self._place = positions[self._counted].clamp(max=KEPT)
         if self._counts is None:
@@ -152,14 +139,10 @@ def _embedding(model: Any) -> Any:
 
 
 def _layers(model: Any) -> Any:
-    """The decoder layers: the list of modules that has as many as the model's configuration says."""
-    import torch
-
-    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    for _, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return module
-    raise ValueError(
-        f"train.log_position_gradients: no list of {count} decoder layers was found in this model "
-        f"({type(model).__name__}). Leave it out."
-    )
+    found = decoder_layers(model)
+    if found is None:
+        raise ValueError(
+            f"train.log_position_gradients: the decoder layers of this model were not found ({type(model).__name__}). "
+            "Leave it out."
+        )
+    return found

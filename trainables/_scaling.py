@@ -15,6 +15,7 @@ from typing import Any
 
 from trainables._bos_zero import BLOCK, CONFIG, BosZero
 from trainables._positions import cached_tokens, own_positions
+from trainables._silent_positions import stop_gradients
 from trainables.core.draws import drawn_dimensions, drawn_positions, noise
 from trainables.core.loss import IGNORED
 
@@ -32,6 +33,8 @@ class Place:
     name: str
     """Dotted name in the model itself, without the wrappers around it: model.embed_tokens."""
     module: Any
+    model: Any
+    """The model itself, without the wrappers."""
     around: tuple[Any, ...]
     """The modules that it lies in, the outermost first."""
 
@@ -55,9 +58,8 @@ def find_embeddings(model: Any) -> Place:
             "scaled. Leave the block out, or use another model."
         )
     parts = names[id(module)].split(".")
-    return Place(
-        own[id(module)], module, tuple(model.get_submodule(".".join(parts[:stop])) for stop in range(len(parts)))
-    )
+    around = tuple(model.get_submodule(".".join(parts[:stop])) for stop in range(len(parts)))
+    return Place(own[id(module)], module, inner, around)
 
 
 def _wrapped(model: Any) -> Any:
@@ -169,6 +171,8 @@ class Scaling:
                 module.register_forward_hook(self._forget, always_call=True),
             ]
         self._handles.append(place.module.register_forward_hook(self._hook, with_kwargs=True))
+        if self.block.factor == 0.0 and self.block.replace == "zero" and self.dimensions is None:
+            self._handles += stop_gradients(place.model)
         return self
 
     def remove(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from tests.unit.tiny_models import tiny_llama
 from trainables._adapters import attach
 from trainables._packing import Pack, collate_packs
-from trainables._position_gradients import KEPT, MOST_STEPS, PositionGradients, looked_at, own_positions, with_targets
+from trainables._position_gradients import KEPT, MOST_STEPS, PositionGradients, looked_at, with_targets
 from trainables.core.loss import IGNORED, causal_loss
 from trainables.core.masking import Marked
 from trainables.lora import Config
@@ -147,14 +147,22 @@ def test_in_a_packed_line_every_row_begins_at_position_0_and_padding_counts_for_
         assert one[7:] == other[7:] == [None] * (KEPT - 6), "no row is longer than 7"
 
 
-def test_positions_are_a_tokens_own_under_padding_on_the_left():
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    like = torch.zeros(2, 5)
-    assert own_positions({"attention_mask": mask}, like).tolist() == [[-1, -1, 0, 1, 2], [0, 1, 2, 3, 4]]
-    assert own_positions({}, like)[1].tolist() == [0, 1, 2, 3, 4]
+def test_neither_pads_nor_sequences_without_a_target_count():
+    positions = torch.tensor([[-1, -1, 0, 1, 2], [0, 1, 2, 3, 4]])
     labels = torch.tensor([[-100, -100, -100, 4, 5], [-100] * 5])
-    counted = with_targets(own_positions({"attention_mask": mask}, like), labels)
-    assert counted.tolist() == [[False, False, True, True, True], [False] * 5]
+    assert with_targets(positions, labels).tolist() == [[False, False, True, True, True], [False] * 5]
+
+
+def test_padding_on_the_left_moves_no_position():
+    right = batch((LONG, 6))
+    left = {name: value.clone() for name, value in right.items()}
+    for value in left.values():
+        value[1] = value[1].roll(LONG - 6)
+    left["position_ids"] = (left["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    one, _ = measured(tiny_llama(), [right], 25)
+    other, _ = measured(tiny_llama(), [left], 25)
+    for first, second in zip(one, other, strict=True):
+        assert first == pytest.approx(second, rel=1e-4)
 
 
 @pytest.mark.parametrize("total", [1, 2, 63, 64, 65, 127, 128, 17_550])

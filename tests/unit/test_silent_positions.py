@@ -1,0 +1,76 @@
+"""An embedding scaled by exactly 0 leaves a state of zero in every layer: its gradient must not overflow."""
+
+import pytest
+import torch
+
+from tests.unit.tiny_models import IDS, tiny_llama
+from trainables._adapters import attach
+from trainables._bos_zero import BosZero
+from trainables._scaling import Scaling
+from trainables._silent_positions import decoder_layers, stop_gradients
+from trainables.core.loss import causal_loss
+from trainables.lora import Config
+
+BATCH = torch.cat([IDS, IDS.flip(1)])
+
+
+def gradients(model):
+    """Gradients of what trains after one step's backward pass."""
+    model.train()
+    labels = BATCH.clone()
+    labels[:, 0] = -100
+    causal_loss(model(BATCH).logits, labels, 14).backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def zeroed(model, is_stopped=True):
+    """The model with its first token taken away, with or without the hooks that stop the gradient there."""
+    scaling = Scaling.of(BosZero(), model).install(model)
+    if not is_stopped:
+        for handle in scaling._handles[-len(decoder_layers(model)) :]:
+            handle.remove()
+    return model
+
+
+def test_a_deep_model_trains_with_its_first_token_taken_away():
+    deep = {"layers": 24, "hidden": 64, "inner": 64}
+    found = gradients(zeroed(tiny_llama(**deep)))
+    assert all(bool(value.isfinite().all()) for value in found.values())
+    spoiled = gradients(zeroed(tiny_llama(**deep), is_stopped=False))
+    assert any(bool(value.isnan().any()) for value in spoiled.values()), "this test means something"
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_no_gradient_of_a_weight_changes_by_a_bit(with_adapter):
+    found = []
+    for is_stopped in (True, False):
+        model = zeroed(tiny_llama(layers=3), is_stopped)
+        if with_adapter:
+            model = attach(model, Config(rank=2, init="gaussian"), "lora")
+            torch.manual_seed(1)
+            for name, weight in model.named_parameters():
+                if "lora_" in name:
+                    torch.nn.init.normal_(weight)
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_state_that_is_not_zero_keeps_its_gradient():
+    plain, hooked = tiny_llama(), tiny_llama()
+    handles = stop_gradients(hooked)
+    assert len(handles) == 2
+    one, other = gradients(plain), gradients(hooked)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_only_a_scaling_that_leaves_nothing_needs_it():
+    for block in (BosZero(factor=0.01), BosZero(dims=0.5), BosZero(replace="mean")):
+        model = tiny_llama()
+        Scaling.of(block, model).install(model)
+        assert all(not layer._forward_hooks for layer in decoder_layers(model))
+    model = tiny_llama()
+    scaling = Scaling.of(BosZero(), model).install(model)
+    assert all(layer._forward_hooks for layer in decoder_layers(model))
+    scaling.remove()
+    assert all(not layer._forward_hooks for layer in decoder_layers(model))
