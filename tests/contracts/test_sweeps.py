@@ -191,5 +191,5 @@ def test_the_demo_of_bos_zero_has_the_trials_and_evals_of_the_study(plans):
     for profile in ("demo", "full"):
         evals = set(plans(ROOT / "sweeps" / "bos_zero.yaml", profile).sweep.evals)
         assert evals == {
-            "attention", "matrices", "perplexity", "robustness", "samples", "coherence", "ifeval"
+            "attention", "representations", "matrices", "perplexity", "robustness", "samples", "coherence", "ifeval"
         }  # fmt: skip
