@@ -17,7 +17,15 @@ from trainables._order import Order, Rows
 from trainables._packing import PackedRows, check_borders, collate_packs
 from trainables._scaling import Scaling
 from trainables._settings import Job, Reporter
-from trainables._sharding import clip_and_tell, facts, join_group, layout, own_part, precision_and_sharding
+from trainables._sharding import (
+    clip_and_tell,
+    facts,
+    fsdp_also_on_cpus,
+    join_group,
+    layout,
+    own_part,
+    precision_and_sharding,
+)
 from trainables._watching import heldout_sums, load_functions
 from trainables.core.cadence import is_logged, merged
 from trainables.core.schedules import total_steps, warmup_steps
@@ -204,11 +212,15 @@ class Loop:
         from trainables._callbacks import Watch
         from trainables.core.loss import causal_loss
 
-        rows, order, batch = Rows(self.rows), self.order, self.batch
+        job, rows, order, batch = self.job, Rows(self.rows), self.order, self.batch
         groups_of = self.groups
 
         class OurTrainer(Trainer):
             """Takes the batches as `Order` gives them, so that no rank repeats or drops a row."""
+
+            def create_accelerator_and_postprocess(self) -> None:
+                with fsdp_also_on_cpus(job):
+                    super().create_accelerator_and_postprocess()
 
             def get_train_dataloader(self) -> Any:
                 return DataLoader(rows, batch_sampler=order, collate_fn=batch)

@@ -104,13 +104,17 @@ def precision_and_sharding(job: Job, shape: Shape) -> dict[str, Any]:
             "max_grad_norm": config["gradient_clipping"],
         }
     if "fsdp" in job.blocks:
-        if not cuda:
-            raise ValueError("fsdp: needs GPUs, and there is none here. Use deepspeed, or leave the block out.")
+        if not cuda and shape.workers == 1:
+            raise ValueError(
+                "fsdp: one worker on a CPU has nothing to divide. Set resources.workers: 2 or more, or leave the "
+                "block out."
+            )
         fsdp = Fsdp(**job.blocks["fsdp"])
         settings: dict[str, Any] = {
             "version": 2,
             "reshard_after_forward": fsdp.reshard_after_forward,
-            "cpu_offload": fsdp.offload,
+            # Without a GPU they are in the machine's memory anyhow, and there is nothing to pin them for.
+            "cpu_offload": fsdp.offload and cuda,
             "state_dict_type": "SHARDED_STATE_DICT",
         }
         if fsdp.wrap:
@@ -128,6 +132,24 @@ def join_group(job: Job) -> None:
     import torch
 
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+@contextmanager
+def fsdp_also_on_cpus(job: Job) -> Iterator[None]:
+    """Within this an Accelerator that is made takes FSDP's settings on CPUs too, where it would ignore them: torch's
+    `fully_shard` works there over gloo."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    state = PartialState()
+    if "fsdp" not in job.blocks or state.distributed_type != DistributedType.MULTI_CPU:
+        yield
+        return
+    state.distributed_type = DistributedType.MULTI_GPU
+    try:
+        yield
+    finally:
+        state.distributed_type = DistributedType.MULTI_CPU
 
 
 def clip_and_tell(trainer: Any, max_grad_norm: float) -> None:
@@ -200,6 +222,10 @@ def whole_weights(model: Any, kind: str, keep: bool) -> dict[str, Any] | None:
     what trained and the embeddings, which may have grown. Tied weights are one tensor under each of their names.
     Buffers that belong to the model's state are there too.
     """
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            # What `reshard_after_forward: false` left whole, FSDP would free under whoever holds it.
+            module.reshard()
     parameters = list(model.named_parameters(remove_duplicate=False))
     if not any(hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") for _, parameter in parameters):
         return None

@@ -31,8 +31,11 @@ def lacking(settings: TrialSettings, machine: Machine) -> list[str]:
             found.append(f"model.attention: {FLASH} cannot run here: {why}. Use auto, sdpa or eager.")
     if trains and train.precision == "fp16" and _no_gpu(settings, machine):
         found.append("train.precision: fp16 cannot run here: there is no CUDA device. Use bf16 or float32.")
-    if trains and "fsdp" in settings.blocks and _no_gpu(settings, machine):
-        found.append("fsdp: cannot run here: there is no CUDA device. Use deepspeed, or leave the block out.")
+    if trains and "fsdp" in settings.blocks and settings.resources.workers == 1 and _no_gpu(settings, machine):
+        found.append(
+            "fsdp: cannot run here: one worker on a CPU has nothing to divide. Set resources.workers: 2 or more, or "
+            "leave the block out."
+        )
     return found
 
 

@@ -54,11 +54,11 @@ def test_deepspeed_and_fsdp_together_are_refused():
     assert mistakes("fsdp: {}", registry=installed()) == {}
 
 
-def test_fsdp_on_a_machine_without_a_gpu_is_unresolved(catalogue):
-    text = read("fsdp: {}\nresources: {workers: 2}", registry=installed())
-    assert any(
-        line.startswith("fsdp: cannot run here") for line in make_plan(text, catalogue, machine=LAPTOP).unresolved
-    )
+@pytest.mark.parametrize("workers, refused", [(1, True), (2, False)])
+def test_fsdp_of_one_worker_on_a_machine_without_a_gpu_is_unresolved(catalogue, workers, refused):
+    text = read(f"fsdp: {{}}\nresources: {{workers: {workers}}}", registry=installed())
+    lines = make_plan(text, catalogue, machine=LAPTOP).unresolved
+    assert any(line.startswith("fsdp: cannot run here: one worker") for line in lines) is refused
 
 
 def test_layers_spread_over_devices_and_weights_divided_among_workers_are_refused_together():
