@@ -124,7 +124,8 @@ def _score(
     for question, share in zip(asked, shares, strict=True):
         scores = samples[question.key]["scores"]
         scores[name] = {"sum": share, "count": 1}
-        group = samples[question.key]["group"]
+        # Without MMLU's groups, by subject.
+        group = samples[question.key]["group"] or question.subject
         if column.by_group and group:
             scores[f"{family}_{group}_{leaf}"] = {"sum": share, "count": 1}
     if name not in promised:

@@ -1,6 +1,7 @@
 """Numbers and names as people read them. Every figure of a table, chart or sentence is written by these functions."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,23 @@ LEAVES = {
     "rouge_l": "ROUGE-L",
     "bleu": "BLEU",
 }
+QUIZ_LEAVES = {
+    "acc": "accuracy",
+    "macro_acc": "accuracy, mean of subjects",
+    "lm_eval_acc": "accuracy by lm-eval",
+    "lm_eval_macro_acc": "accuracy by lm-eval, mean of subjects",
+    "refusal_rate": "refusals",
+    "stable_rate": "answers kept under shuffled choices",
+    "consistent_rate": "answers alike at all temperatures",
+    "ece": "expected calibration error",
+    "entropy": "entropy over choices",
+    "mass": "probability of the choices",
+}
+QUIZ = re.compile(
+    r"^(?P<split>auxiliary_train|[a-z0-9]+)_(?:(?P<group>[a-z_]+?)_)??(?:t(?P<heat>[0-9.]+)_)?"
+    rf"(?P<leaf>{'|'.join(QUIZ_LEAVES)})$"
+)
+"""A metric of multiple-choice questions: split, group (mostly none), temperature of answers in words, and what."""
 SHARES = ("acc", "accuracy", "acc_norm", "rate", "share", "exact_match", "f1", "answered", "finished", "valid")
 """A metric whose name ends in one of these lies between 0 and 1 and is shown in per cent."""
 
@@ -50,6 +68,10 @@ def metric_label(metric: str) -> str:
     if family == "robustness":
         return f"{score_of_input(metric)}, {change_of_input(metric)}"
     name = LEAVES.get(leaf) or leaf.replace("_", " ")
+    if family == "mmlu" and (match := QUIZ.match(leaf)):
+        heat, what = match["heat"], match["leaf"]
+        name = QUIZ_LEAVES[what] + (f" at temperature {heat}" if heat else "")
+        name = f"{name} ({', '.join(part.replace('_', ' ') for part in (match['split'], match['group']) if part)})"
     head = FAMILIES.get(family, family.replace("_", " "))
     return f"{head} {name}".strip()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.record.records import Results, Row
-from orchestrator.show import comparisons, curves, figures, formats, research, tables
+from orchestrator.show import choices, comparisons, curves, figures, formats, research, tables
 from orchestrator.show.account import asked, failures, measured
 from orchestrator.show.answers import (
     STILL_FAILING,
@@ -39,6 +39,7 @@ def build(results: Results) -> Report:
         _ranking,
         _tuning,
         _axes,
+        choices.section,
     )
     later: tuple[Callable[[Results, Findings], Section | None], ...] = (
         _curves,
@@ -57,7 +58,7 @@ def build(results: Results) -> Report:
     return Report(
         title,
         f"{results.name} ({results.profile})",
-        found.verdict,
+        (*found.verdict[:1], *choices.sentences(results, found), *found.verdict[1:]),
         _facts(results, found),
         tuple(made),
         tuple(results.notices),
@@ -72,6 +73,11 @@ def _facts(results: Results, found: Findings) -> tuple[Fact, ...]:
         facts.append(Fact("Its score", formats.score(name, best.value), formats.metric_label(name)))
     if found.base_value is not None:
         facts.append(Fact("Base", formats.score(name, found.base_value), "the untouched model, same eval"))
+    told = choices.reported(results, found)
+    if told is not None:
+        difference = told.evidence.difference if told.evidence else None
+        note = f"{formats.difference(told.metric, difference)} against the base" if difference is not None else ""
+        facts.append(Fact(f"On {told.split}", formats.score(told.metric, told.value), note))
     versus = found.versus_base
     if versus is not None:
         tone = {"better": "good", "worse": "bad"}.get(versus.verdict, "")

@@ -1,0 +1,263 @@
+"""The section on multiple-choice questions: what was ranked and what is reported, accuracy and refusals of base and
+best by group, accuracy against temperature, calibration, and answers from which no choice can be told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.record.records import EvalRecord, Results, Row
+from orchestrator.show import formats
+from orchestrator.show.document import Block, Charts, Exchange, Paragraph, Section
+from orchestrator.show.evidence import Evidence, compare_rows
+from orchestrator.show.findings import Findings
+from orchestrator.show.grid import Column, Table
+from orchestrator.show.metrics import direction_of
+from orchestrator.show.ranking import base_of, entries
+from orchestrator.show.svg import BASE, BEST, WIDTH, Figure, finish, style
+
+EVAL = "mmlu"
+MOST_PARTS = 16
+"""Groups or subjects that a table lists at most."""
+MOST_SHOWN = 3
+"""Answers without a choice that are shown of a trial."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the best trial scores on the split that chose nothing."""
+
+    split: str
+    metric: str
+    value: float
+    base: float | None
+    evidence: Evidence | None
+
+
+def reported(results: Results, found: Findings) -> Reported | None:
+    """The score on the reported split of the trial that was chosen, beside its base's; None where there is none, or
+    where it was what trials were ranked by."""
+    row = found.best.row if found.best else None
+    record = row.evals.get(EVAL) if row else None
+    if row is None or record is None:
+        return None
+    splits: Mapping[str, Any] = record.tables.get("splits", {})
+    split, ranked = _one_name(splits.get("score_on")), _one_name(splits.get("select_on"))
+    own = results.objective.metric
+    leaf = own.removeprefix(f"{EVAL}/{ranked}_") if ranked and own.startswith(f"{EVAL}/{ranked}_") else "acc"
+    metric = next(
+        (name for item in (leaf, "acc", "lm_eval_acc") if (name := f"{EVAL}/{split}_{item}") in record.metrics), ""
+    )
+    if not metric or metric == own:
+        return None
+    base = base_of(results, row)
+    old = base.metric(metric) if base else None
+    evidence = compare_rows([base], [row], metric, direction_of(results, metric)) if base and old else None
+    return Reported(split, metric, record.metrics[metric].value, old.value if old else None, evidence)
+
+
+def sentences(results: Results, found: Findings) -> list[str]:
+    """What the report says of it at the top: nothing, or one sentence."""
+    told = reported(results, found)
+    return [] if told is None else [sentence(told)]
+
+
+def sentence(told: Reported) -> str:
+    """The score on the reported split, beside the base's."""
+    label, value = formats.metric_label(told.metric), formats.score(told.metric, told.value)
+    text = f"On {told.split}, by which nothing was chosen, its {label} is {value}"
+    if told.base is None or told.evidence is None:
+        return f"{text}."
+    evidence = told.evidence
+    span = formats.interval(told.metric, evidence.low, evidence.high)
+    interval = f" (95 % interval {span}, n = {formats.number(evidence.n)})" if span != formats.NONE else ""
+    difference = formats.difference(told.metric, evidence.difference)
+    return f"{text}, against {formats.score(told.metric, told.base)} for the base: {difference}{interval}."
+
+
+def section(results: Results, found: Findings) -> Section | None:
+    """None where no trial answered such questions."""
+    rows = [row for row in results.rows if EVAL in row.evals]
+    if not rows:
+        return None
+    best = found.best.row if found.best and EVAL in found.best.row.evals else rows[-1]
+    base = base_of(results, best) if not best.is_base else None
+    base = base if base is not None and EVAL in base.evals else None
+    record = best.evals[EVAL]
+    blocks: list[Block] = [Paragraph(_splits(record)), _trials(results, record)]
+    for split in record.tables.get("overall", {}):
+        blocks.append(_parts(base, best, split))
+    chart = _temperatures(base, best)
+    if chart is not None:
+        blocks.append(Charts((chart,)))
+    blocks += [_calibration(base, best, split) for split in record.tables.get("calibration", {})][-1:]
+    blocks += _unparsed(best)
+    return Section("choices", "Multiple choice", tuple(blocks))
+
+
+def _one_name(split: Any) -> str:
+    from evals._questions import split_name
+
+    return split_name(split) if isinstance(split, str) else ""
+
+
+def _splits(record: EvalRecord) -> str:
+    splits = record.tables.get("splits", {})
+    parts = []
+    for split, line in record.tables.get("overall", {}).items():
+        parts.append(
+            f"{split}: {formats.number(line['n'])} questions on {formats.count(line['subjects'], 'subject')}; guessing "
+            f"gives {formats.score('x/acc', line['chance'])}, always {line['constant_letter']} "
+            f"{formats.score('x/acc', line['constant'])}"
+        )
+    ranked = splits.get("select_on")
+    text = f"Trials are ranked on {ranked} and reported on {splits.get('score_on')}. " if ranked else ""
+    shared = splits.get("shared")
+    also = f" {formats.count(shared, 'question')} stand in both splits." if shared else ""
+    return f"{text}{'. '.join(parts)}.{also}"
+
+
+def _trials(results: Results, record: EvalRecord) -> Table:
+    """All trials on the split that ranks; the reported split for base rows and the best alone is in the next tables."""
+    names = [name for name in record.metrics if not name.endswith(("_ece", "macro_acc"))]
+    split = next(iter(record.tables.get("overall", {})), "")
+    shown = [name for name in names if name.startswith(f"{EVAL}/{split}_")]
+    lines = []
+    for row in [row for row in results.rows if row.is_base] + [entry.row for entry in entries(results)]:
+        if EVAL in row.evals:
+            lines.append((row.label, *(_score(row, name) for name in shown)))
+    columns = (Column("trial"), *(Column(formats.metric_label(name).removeprefix("MMLU "), True) for name in shown))
+    return Table(columns, tuple(lines), f"Every trial on {split}, with standard errors.")
+
+
+def _score(row: Row, name: str) -> str:
+    metric = row.metric(name)
+    if metric is None:
+        return formats.NONE
+    error = f" ± {100 * metric.stderr:.1f}" if metric.stderr is not None and formats.is_share(name) else ""
+    return formats.score(name, metric.value) + error
+
+
+def _parts(base: Row | None, best: Row, split: str) -> Table:
+    """Accuracy and refusals of base and best on one split: over all, then by group, or by subject without groups."""
+    from evals._paired import compare
+
+    tables = best.evals[EVAL].tables
+    parts = tables.get("groups", {}).get(split) or tables.get("subjects", {}).get(split, [])[:MOST_PARTS]
+    overall = tables["overall"][split]
+    way = "acc" if "acc" in overall else "lm_eval_acc"
+    refusal = next((key for key in overall if key.endswith("refusal_rate")), None)
+    lines = []
+    for part in ({**overall, "name": "all"}, *parts):
+        name = part["name"]
+        group = "" if name == "all" else f"{name}_"
+        old = _part_of(base, split, name)
+        cells = [name.replace("_", " "), formats.number(part["n"])]
+        for leaf in (way, refusal) if refusal else (way,):
+            metric = f"{EVAL}/{split}_{group}{leaf}"
+            pair = compare(base.samples.get(EVAL, []), best.samples.get(EVAL, []), metric) if base else None
+            cells += [
+                formats.score(metric, old.get(leaf)) if old else formats.NONE,
+                formats.score(metric, part.get(leaf)),
+            ]
+            known = pair is not None and pair.n > 0
+            cells.append(
+                f"{formats.difference(metric, pair.difference, unit=False)} "
+                f"({formats.interval(metric, pair.low, pair.high)})"
+                if pair is not None and known
+                else formats.NONE
+            )
+        constant = f"{formats.score('x/acc', part['constant'])} {part['constant_letter']}"
+        lines.append((*cells, formats.score("x/acc", part["chance"]), constant))
+    asked = ("base", "best", "difference (95 %)")
+    heads = ["", "n", *(f"accuracy, {item}" for item in asked)]
+    heads += [f"refusals, {item}" for item in asked] if refusal else []
+    heads += ["chance", "best constant letter"]
+    caption = (
+        f"On {split}, {best.label} beside its base; differences are paired question by question. A refusal is an "
+        "answer in words from which no choice can be told; a wrong letter is none."
+    )
+    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), tuple(lines), caption)
+
+
+def _part_of(row: Row | None, split: str, name: str) -> dict[str, Any]:
+    if row is None:
+        return {}
+    tables = row.evals[EVAL].tables
+    if name == "all":
+        return dict(tables.get("overall", {}).get(split, {}))
+    lines = [*tables.get("groups", {}).get(split, []), *tables.get("subjects", {}).get(split, [])]
+    return next((line for line in lines if line["name"] == name), {})
+
+
+def _temperatures(base: Row | None, best: Row) -> Figure | None:
+    """Accuracy and refusals of answers in words against temperature, on the reported split."""
+    drawn = []
+    for row, color in ((base, BASE), (best, BEST)):
+        found = row.evals[EVAL].tables.get("temperatures", {}) if row else {}
+        split = next(reversed(found), "")
+        lines = found.get(split, [])
+        if row is not None and len(lines) > 1:
+            drawn.append(("base" if row is base else row.label, color, split, lines))
+    if not drawn:
+        return None
+    with style() as canvas_of:
+        canvas = canvas_of(WIDTH * 0.7, 3.0)
+        axes = canvas.subplots()
+        for label, color, _, lines in drawn:
+            at = [line["temperature"] for line in lines]
+            name, right = formats.one_line(label, 40), [100 * line["acc"] for line in lines]
+            error = [196 * (line["acc_stderr"] or 0) for line in lines]
+            axes.errorbar(at, right, error, color=color, marker="o", markersize=4, capsize=2, label=f"{name}: accuracy")
+            refused = [100 * line["refusals"] for line in lines]
+            axes.plot(at, refused, color=color, linestyle=":", marker="x", markersize=4, label=f"{name}: refusals")
+        axes.set_xlabel("temperature (0 is greedy)")
+        axes.set_ylabel("per cent of questions")
+        axes.set_ylim(bottom=0)
+        canvas.legend(loc="outside upper left", ncols=2)
+        split = drawn[-1][2]
+        words = "; ".join(
+            f"{label}: "
+            + ", ".join(f"{formats.score('x/acc', line['acc'])} at {line['temperature']:g}" for line in lines)
+            for label, _, _, lines in drawn
+        )
+        caption = f"Answers in words on {split} against temperature, with 95 % intervals of the accuracy."
+        return finish(canvas, "temperatures", caption, f"Accuracy against temperature. {words}.")
+
+
+def _calibration(base: Row | None, best: Row, split: str) -> Table:
+    """Confidence beside accuracy, bin by bin, of base and best; empty bins are left out."""
+    rows = [row for row in (base, best) if row is not None]
+    made = [row.evals[EVAL].tables.get("calibration", {}).get(split, {}) for row in rows]
+    lines = []
+    for place, part in enumerate(made[-1].get("bins", [])):
+        own = [item["bins"][place] if place < len(item.get("bins", [])) else {"n": 0} for item in made]
+        if any(item["n"] for item in own):
+            cells = [f"{part['low']:.2f} to {part['high']:.2f}"]
+            for item in own:
+                means = (item.get("confidence"), item.get("accuracy")) if item["n"] else (None, None)
+                cells += [formats.number(item["n"]), *(formats.score("x/acc", mean) for mean in means)]
+            lines.append(tuple(cells))
+    heads = [
+        "confidence",
+        *(f"{item}, {who}" for who in ("base", "best")[-len(rows) :] for item in ("n", "mean", "right")),
+    ]
+    errors = " and ".join(
+        f"{item['ece']:.3f} of {'the base' if row is base else row.label}"
+        for row, item in zip(rows, made, strict=True)
+        if item
+    )
+    caption = f"Calibration on {split}: expected calibration error {errors}, over the choices' probabilities."
+    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), tuple(lines), caption)
+
+
+def _unparsed(best: Row) -> list[Block]:
+    shown = best.evals[EVAL].tables.get("unparsed", [])[:MOST_SHOWN]
+    return [
+        Exchange(
+            title=f"No choice told: {item['key']}",
+            note=f"{item['split']}, temperature {item['temperature']:g}.",
+            prompt=item["question"],
+            answers=((best.label, "", item["answer"]),),
+        )
+        for item in shown
+    ]
