@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.show import formats
-from orchestrator.show.document import Block, Charts, Paragraph, Section
+from orchestrator.show.document import Block, Charts, Section
 from orchestrator.show.grid import Column, Table, drop_empty
 from orchestrator.show.metrics import metric_names
 from orchestrator.show.study import INSIDE, Compared, Study, factor_of, number_of, tables_of
@@ -69,8 +69,7 @@ def scores_section(study: Study, compared: Sequence[Compared]) -> Section | None
     columns = (Column("trial"), *(Column(formats.metric_label(name), True) for name in names))
     marked = frozenset(place for place, row in enumerate(rows) if row is study.focus)
     table = drop_empty(Table(columns, tuple(lines), "All scores.", marked), keep=("trial",))
-    text = scores_answer(study, compared)
-    blocks: list[Block] = [*([Paragraph(text)] if text else []), table]
+    blocks: list[Block] = [table]
     if compared:
         blocks.append(_comparisons(study, compared))
     return Section("downstream", SCORES, tuple(blocks))
@@ -110,9 +109,8 @@ def robustness_section(study: Study, compared: Sequence[Compared]) -> Section | 
     names = drops(study)
     if not names:
         return None
-    text = robustness_answer(study, compared)
     chart = drop_bars(study, names)
-    blocks: list[Block] = [*([Paragraph(text)] if text else []), *([Charts((chart,))] if chart is not None else [])]
+    blocks: list[Block] = [Charts((chart,))] if chart is not None else []
     if compared:
         blocks.append(_comparisons(study, compared))
     return Section("robustness", ROBUST, tuple(blocks))

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.record.records import Row
 from orchestrator.show import formats, pictures
-from orchestrator.show.document import Block, Charts, Paragraph, Section
+from orchestrator.show.document import Block, Charts, Section
 from orchestrator.show.grid import Column, Table, drop_empty
 from orchestrator.show.heatmaps import layers_and_kinds, moved_maps
 from orchestrator.show.profiles import mean_gradients
@@ -80,16 +80,13 @@ def section(study: Study) -> Section | None:
     found = [(row, moved) for row in study.rows if (moved := moved_of(row)) is not None]
     watched = [row for row in (study.focus, study.control(study.focus)) if row is not None]
     blocks: list[Block] = []
-    if text := answer(study):
-        blocks.append(Paragraph(text))
     if found:
         shown = found[:MOST_MAPS]
         drawn = [(row.label, tables_of(row, "matrices")["weights_moved"]) for row, _ in shown]
         maps = moved_maps(drawn, "weights-moved")
         blocks += [_table(study, found), *([Charts((maps,))] if maps is not None else [])]
     figures = tuple(figure for row in watched if (figure := pictures.training_figure(row)) is not None)
-    if figures:
-        blocks.append(Charts(figures))
+    blocks += [Charts((figure,)) for figure in figures]
     return Section("compensation", QUESTION, tuple(blocks)) if found or figures else None
 
 

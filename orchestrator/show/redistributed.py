@@ -1,6 +1,8 @@
 """How attention redistributes: how much sinks into the first token, where the rest goes, and what layer 0 sees."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.record.records import Row
@@ -74,13 +76,19 @@ def section(study: Study) -> Section | None:
         return None
     focus = study.focus if study.focus in rows else rows[0]
     others = [row for row in _rows(study.control(focus), *rows) if row.id != focus.id][:MOST_MAPS]
-    blocks: list[Block] = [Paragraph(text)] if (text := answer(study)) else []
-    blocks.append(_table(study, rows, study.compared([ALPHA], rows)))
-    wanted = [(focus, "attention", "sink"), *((row, "attention", "sink") for row in others)]
-    wanted += [(focus, "attention", "maps"), (focus, "attention", "norms")]
-    wanted += [(row, "representations", "likeness") for row in _rows(focus, study.control(focus))]
-    figures = [figure for one in wanted if (figure := pictures.eval_figure(*one)) is not None]
-    blocks.append(Charts(tuple(figures)))
+    blocks: list[Block] = [_table(study, rows, study.compared([ALPHA], rows))]
+    pair = _rows(focus, study.control(focus))
+    wanted = [
+        [(row, "attention", "sink") for row in (focus, *others)],
+        [(row, "attention", "maps") for row in pair],
+        [(row, "attention", "norms") for row in pair],
+        [(row, "representations", "likeness") for row in pair],
+    ]
+    for alike in wanted:
+        drawn = [(row, figure) for row, *one in alike if (figure := pictures.eval_figure(row, *one)) is not None]
+        for place, (row, figure) in enumerate(drawn):
+            # What the first says of its colours and lines holds for all.
+            blocks.append(Charts((replace(figure, caption=f"{row.label}, likewise.") if place else figure,)))
     return Section("attention", QUESTION, tuple(blocks))
 
 
@@ -194,8 +202,9 @@ def _first_chart(seen: Sequence[dict[str, Any]]) -> Figure | None:
         canvas = canvas_of(WIDTH, 2.9)
         norm, alpha = canvas.subplots(1, 2)
         places = range(len(seen))
-        norm.plot(places, [entry["given"] or least / 4 for entry in seen], "o", color=COLORS[0], markersize=6)
         nothing = [place for place in places if seen[place]["given"] == 0]
+        given = [entry["given"] or math.nan for entry in seen]
+        norm.plot(places, given, "o", color=COLORS[0], markersize=6)
         norm.plot(nothing, [least / 4] * len(nothing), "v", color=COLORS[0], markersize=9)
         log_axis(norm)
         norm.set_title("norm of the first token's embedding", fontsize=9)

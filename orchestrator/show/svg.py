@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -25,23 +26,71 @@ WIDTH = 8.6
 """Inches of a chart that is as wide as the page."""
 
 
+LOOK = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "normal",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.color": INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.7,
+    "axes.unicode_minus": True,
+}
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A finished chart. `svg` draws text in `currentColor` on a transparent ground."""
+    """A finished chart, drawn when one of its forms is asked for."""
 
     name: str
     """Short, unique in a report; the file's name in the Markdown form."""
     caption: str
     alt: str
     """What the chart shows, for those who do not see it."""
-    svg: str
-    canvas: Any = field(default=None, repr=False, compare=False)
-    """matplotlib's own figure, for other forms than SVG."""
+    canvas: Any = field(repr=False, compare=False)
+    """matplotlib's own figure."""
+
+    @cached_property
+    def svg(self) -> str:
+        """The chart with text in `currentColor` on a transparent ground. The same drawing gives the same bytes; ids are
+        made unique by `name`."""
+        import matplotlib
+
+        told = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        out = io.BytesIO()
+        # Ticks are made while it is drawn, and must have the same look.
+        with matplotlib.rc_context({**LOOK, "svg.hashsalt": self.name}):
+            self.canvas.savefig(out, format="svg", dpi=IMAGE_DPI, metadata=told)
+        return _for_a_page(out.getvalue().decode(), self)
 
     def png(self) -> bytes:
         """The chart as a picture: dark text on white."""
+        import matplotlib
+
         out = io.BytesIO()
-        self.canvas.savefig(out, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        with matplotlib.rc_context(LOOK):
+            self.canvas.savefig(out, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
         return out.getvalue()
 
     def standalone(self) -> str:
@@ -55,66 +104,34 @@ def style() -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    look = {
-        "svg.fonttype": "none",
-        "text.parse_math": False,
-        "font.family": "sans-serif",
-        "font.size": 9.5,
-        "text.color": INK,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "axes.titlesize": 9.5,
-        "axes.titleweight": "normal",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.facecolor": "none",
-        "figure.facecolor": "none",
-        "savefig.facecolor": "none",
-        "grid.color": INK,
-        "grid.alpha": 0.13,
-        "grid.linewidth": 0.6,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "xtick.major.size": 3,
-        "ytick.major.size": 3,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "lines.linewidth": 1.7,
-        "axes.unicode_minus": True,
-    }
-    with matplotlib.rc_context(look):
+    with matplotlib.rc_context(LOOK):
         yield lambda width, height: Canvas(figsize=(width, height), layout="constrained")
 
 
 def finish(canvas: Any, name: str, caption: str, alt: str) -> Figure:
-    """A matplotlib figure as a Figure. The same drawing gives the same bytes; ids are made unique by `name`."""
-    import matplotlib
+    """A matplotlib figure as a Figure."""
+    return Figure(name, caption, alt, canvas)
 
-    out = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        told = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        canvas.savefig(out, format="svg", dpi=IMAGE_DPI, metadata=told)
-    text = out.getvalue().decode()
+
+def _for_a_page(text: str, figure: Figure) -> str:
+    """matplotlib's SVG as it may stand in a page beside others."""
     text = text[text.index("<svg ") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r'\bid="', f'id="{figure.name}-', text)
+    text = re.sub(r'(xlink:href="|url\()#', rf"\1#{figure.name}-", text)
     # Drop the fixed size, keep the view box: the page decides how wide a chart is.
     text = re.sub(r'^(<svg [^>]*?) width="[^"]*"', r"\1", text)
     text = re.sub(r'^(<svg [^>]*?) height="[^"]*"', r"\1", text)
-    pixels = round(96 * canvas.get_figwidth())
+    pixels = round(96 * figure.canvas.get_figwidth())
     text = text.replace(
-        "<svg ", f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(one_line(alt))}" ', 1
+        "<svg ",
+        f'<svg style="width: 100%; max-width: {pixels}px" role="img" aria-label="{escape(one_line(figure.alt))}" ',
+        1,
     )
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", text)
-    text = re.sub(r"\n\s*", "\n", text)
-    return Figure(name, caption, alt, text, canvas)
+    return re.sub(r"\n\s*", "\n", text)
 
 
 def log_axis(axes: Any) -> None:
