@@ -86,10 +86,9 @@ class BosZero(Settings):
 BLOCKS: dict[str, type[Settings]] = {BLOCK: BosZero}
 """Block name -> its settings, for the methods that read it."""
 
-LOST = (
-    "weights alone cannot hold the bos_zero scaling that this trial is used with (bos_zero.when: {when}). "
-    "Leave it out, or use bos_zero.when: train"
-)
+LOST = "weights alone cannot hold the bos_zero scaling that this trial is used with (bos_zero.when: {when})"
+KEPT = "Leave it out, or use bos_zero.when: train."
+"""The way out of it."""
 
 
 def scaling_block(job: Job) -> BosZero | None:
@@ -126,7 +125,7 @@ def refuse_without_scaling(export: Path, what: str) -> None:
     file = export / CONFIG
     when = json.loads(file.read_text(encoding="utf-8"))["when"] if file.is_file() else "train"
     if when != "train":
-        raise ValueError(f"{what}: {LOST.format(when=when)} ({export}).")
+        raise ValueError(f"{what}: {LOST.format(when=when)}. {KEPT} (got {export})")
 
 
 def bos_rule(method: Any) -> str | None:

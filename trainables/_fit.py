@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables._bos_zero import merge_mistake, scaling_block, with_bos_rule
+from trainables._bos_zero import KEPT, merge_mistake, scaling_block, with_bos_rule
 from trainables._record import Built, record, write_json
 from trainables._settings import Job, Reporter, Settings
 from trainables.core.batches import batch_shape
@@ -38,7 +38,7 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     own = getattr(method, "BLOCK", job.method)
     config: Settings = method.Config(**job.blocks.get(own, {}))
     if mistake := merge_mistake(config, scaling_block(job)):
-        raise ValueError(f"{own}.{mistake[0]}: {mistake[2]} (got {mistake[1]!r}).")
+        raise ValueError(f"{own}.{mistake[0]}: {mistake[2]} (got {mistake[1]!r}). {KEPT}")
     if hasattr(method, "trains") and not method.trains(config):
         return dict(method.choose(job, reporter, config))
     with session(job, reporter.rank, reporter.world_size):

@@ -221,7 +221,8 @@ def bos_id(tokenizer: Any, token: str = "auto") -> int | None:
 
 def _one_token(tokenizer: Any, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
-    if found is not None and tokenizer.convert_ids_to_tokens(found) == token:
+    # A byte-level vocabulary writes other texts with the same letters: "é" there is a byte.
+    if found is not None and tokenizer.decode([found]).strip() == token.strip():
         return int(found)
     ids = list(tokenizer(token, add_special_tokens=False)["input_ids"])
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:

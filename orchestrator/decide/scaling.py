@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.errors import Mistake
 from orchestrator.registry import NO_METHOD, Registry
-from trainables._bos_zero import BLOCK, BosZero, bos_rule, merge_mistake, wrong_bos
+from trainables._bos_zero import BLOCK, KEPT, BosZero, bos_rule, merge_mistake, wrong_bos
 
 
 def with_bos_rule(
@@ -29,7 +29,7 @@ def merge_mistakes(method: str, blocks: Mapping[str, Mapping[str, Any]], registr
     if BLOCK not in blocks or own not in blocks:
         return []
     found = merge_mistake(registry.method(method).Config(**blocks[own]), BosZero(**blocks[BLOCK]))
-    return [] if found is None else [Mistake(f"{own}.{found[0]}", found[1], found[2])]
+    return [] if found is None else [Mistake(f"{own}.{found[0]}", found[1], found[2], KEPT)]
 
 
 def scaling_warnings(trials: Iterable[tuple[str, TrialSettings]]) -> list[str]:

@@ -7,7 +7,7 @@ from evals._generate import greedy
 from evals._lm import adapter
 from evals._score import Request, token_logprobs
 from tests.tiny_subject import stories_subject, tiny_subject
-from tests.unit.test_scaling import STORIES, by_hand, close, logits, scaled
+from tests.unit.test_scaling import STORIES, by_hand, close, embedded, logits, scaled
 from trainables._packing import Pack, collate_packs
 from trainables._positions import own_positions
 from trainables.core.draws import drawn_positions
@@ -259,3 +259,25 @@ def test_every_choice_of_positions_is_as_likely():
         counts[found] = counts.get(found, 0) + 1
     assert len(counts) == 6
     assert all(abs(count - 500) < 100 for count in counts.values())
+
+
+def test_the_attention_eval_reads_that_of_embeddings_scaled_by_hand(subject):
+    from evals._attention import eager, observe, reduced
+
+    model, scaling = scaled(subject.model, factor=0.0)
+    ids = rows_of(subject)[0]
+    with eager(model), torch.no_grad():
+        found = observe(subject, ids, 0)
+        embeddings = embedded(model, torch.tensor([ids]))
+        embeddings[:, 0] = 0
+        out = model(inputs_embeds=embeddings, output_attentions=True, output_hidden_states=True)
+    scaling.remove()
+    with eager(model), torch.no_grad():
+        plain = model(input_ids=torch.tensor([ids]), output_attentions=True).attentions
+    for layer, weights in enumerate(out.attentions):
+        expected = reduced(weights[0])
+        for name in ("alpha", "first", "diagonal", "entropy"):
+            assert close(getattr(found.layers[layer], name), getattr(expected, name))
+        assert not close(found.layers[layer].alpha, reduced(plain[layer][0]).alpha)
+    for norms, states in zip(found.norms["hidden"], out.hidden_states[1:-1], strict=False):
+        assert torch.allclose(norms, states[0].norm(dim=-1), atol=1e-4)

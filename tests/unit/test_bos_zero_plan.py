@@ -1,0 +1,143 @@
+"""The block `bos_zero:` in a sweep file: what it may say, which BOS rule comes with it, and what is refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.decide.plan import make_plan
+from orchestrator.errors import SweepFileError
+from orchestrator.registry import installed
+from tests.unit.sweep_stand_ins import Catalogue, read
+from trainables._bos_zero import BosZero, scaling_line
+
+FILE = """
+method: {method}
+search: {{kind: list, trials: [{trials}]}}
+"""
+
+
+def plan_of(text, bos=None):
+    sets = [f"data.bos={bos}"] if bos else []
+    return make_plan(read(text, sets=sets, registry=installed()), Catalogue())
+
+
+def trial_of(text):
+    return plan_of(text).trials[0].settings
+
+
+def mistakes_of(text, bos=None):
+    with pytest.raises(SweepFileError) as error:
+        plan_of(text, bos)
+    return {mistake.key: f"{mistake.rule} {mistake.fix}" for mistake in error.value.mistakes}
+
+
+def test_the_method_brings_its_block_a_lora_and_a_bos():
+    settings = trial_of("method: bos_zero")
+    assert settings.data.bos == "always"
+    assert settings.blocks["bos_zero"]["factor"] == 0.0
+    assert settings.blocks["lora"]["targets"] == "all-linear"
+    assert trial_of("method: bos_zero\nlora: {rank: 3}").blocks["lora"]["rank"] == 3
+
+
+def test_the_bos_rule_is_part_of_the_id_and_of_the_base_row():
+    said, unsaid = (plan_of("method: bos_zero", bos) for bos in ("always", None))
+    assert said.trials[0].id == unsaid.trials[0].id
+    assert [base.settings.data.bos for base in unsaid.bases] == ["always"]
+    assert unsaid.trials[0].base_id == unsaid.bases[0].id
+
+
+def test_another_bos_rule_is_refused():
+    found = mistakes_of("method: bos_zero", "template")
+    assert found == {
+        "data.bos": "method bos_zero scales the BOS in front of every row, so it must be `always` Leave it out."
+    }
+
+
+@pytest.mark.parametrize("method", ["sft", "lora", "qlora"])
+def test_other_methods_take_the_block_and_are_warned_without_a_bos(method):
+    plan = plan_of(f"method: {method}\nbos_zero: {{factor: 0.05}}")
+    assert plan.trials[0].settings.blocks["bos_zero"]["factor"] == 0.05
+    assert plan.trials[0].settings.data.bos == "template"
+    assert any(line.startswith("data.bos: template puts no BOS in front") for line in plan.warnings)
+    plan = plan_of(f"method: {method}\nbos_zero: {{}}", "always")
+    assert not any(line.startswith("data.bos") for line in plan.warnings)
+
+
+def test_trials_that_begin_otherwise_are_pointed_out():
+    trials = "{name: a, method: bos_zero}, {name: b, method: lora}"
+    assert any(
+        "begin their rows differently" in line for line in plan_of(FILE.format(method="lora", trials=trials)).warnings
+    )
+    assert not plan_of(FILE.format(method="lora", trials=trials), "always").warnings
+
+
+def test_every_setting_can_be_swept_and_makes_another_trial():
+    axes = {
+        "factor": "[0.0, 0.01, 0.05, 1.0]", "positions": "[[0], [1], [0, 1]]", "dims": "[1.0, 0.5, [0, 4]]",
+        "seed": "[0, 1]", "when": "[both, train, eval]", "replace": "[zero, mean, noise]",
+    }  # fmt: skip
+    for name, values in axes.items():
+        plan = plan_of(f"method: bos_zero\nsearch: {{kind: grid, axes: {{bos_zero.{name}: {values}}}}}")
+        assert len({trial.id for trial in plan.trials}) == len(plan.trials) == len(plan.axes[f"bos_zero.{name}"]) > 1
+    plan = plan_of(
+        "method: bos_zero\nbos_zero: {mode: random}\n"
+        "search: {kind: grid, axes: {bos_zero.k: [1, 2], bos_zero.range: [[0, 4], [0, 8]]}}"
+    )
+    assert len(plan.trials) == 4
+
+
+def test_one_base_row_for_each_token_in_front():
+    axes = '{data.bos_token: [auto, "<|endoftext|>"]}'
+    plan = plan_of(f"method: bos_zero\nsearch: {{kind: grid, axes: {axes}}}")
+    assert [base.label for base in plan.bases] == ["base", "base bos_token=<|endoftext|>"]
+    assert len({base.id for base in plan.bases}) == 2
+    assert [base.settings.data.bos_token for base in plan.bases] == ["auto", "<|endoftext|>"]
+
+
+@pytest.mark.parametrize("when, refused", [("both", True), ("eval", True), ("train", False)])
+@pytest.mark.parametrize("setting", ["merge: true", "evaluate: merged"])
+@pytest.mark.parametrize("method, block", [("bos_zero", "lora"), ("lora", "lora"), ("qlora", "qlora")])
+def test_a_merge_of_a_trial_that_is_used_scaled_is_refused_when_it_is_planned(method, block, setting, when, refused):
+    text = f"method: {method}\nbos_zero: {{when: {when}}}\n{block}: {{{setting}}}"
+    if not refused:
+        assert plan_of(text, "always").trials
+        return
+    found = mistakes_of(text, "always")
+    assert list(found) == [f"{block}.{setting.partition(':')[0]}"]
+    assert "cannot hold the bos_zero scaling" in next(iter(found.values()))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"positions": []}, "at least 1"),
+        ({"positions": [0, 0]}, "each position once"),
+        ({"positions": [-1]}, "greater than or equal to 0"),
+        ({"factor": -0.1}, "greater than or equal to 0"),
+        ({"dims": 0.0}, "greater than 0"),
+        ({"dims": [4, 4]}, "the second number must be the larger"),
+        ({"dims": [1]}, "at least 2"),
+        ({"k": 2}, "k would be ignored with mode: fixed"),
+        ({"range": [0, 3]}, "range would be ignored with mode: fixed"),
+        ({"mode": "random", "positions": [1]}, "positions would be ignored with mode: random"),
+        ({"mode": "random", "k": 3, "range": [2, 4]}, "3 positions cannot be drawn from 2"),
+        ({"mode": "random", "range": [4, 4]}, "make the second number larger"),
+        ({"when": "never"}, "'both', 'train' or 'eval'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        BosZero(**settings)
+
+
+def test_all_dimensions_have_two_names_and_one_id():
+    assert BosZero(dims="all") == BosZero(dims=1.0) == BosZero()
+    assert BosZero(positions=[2, 0]).positions == [0, 2]
+
+
+def test_the_preview_names_embedding_positions_bos_and_label():
+    line = scaling_line(BosZero(factor=0.05, positions=[0, 1]), "model.embed_tokens", 1, "<s>")
+    assert line == (
+        "bos_zero: the output of model.embed_tokens is scaled by 0.05 at positions 0, 1, in training and in use; "
+        "BOS <s> (id 1), label -100"
+    )
+    assert "which is off" in scaling_line(BosZero(factor=1.0), None, None, None)
