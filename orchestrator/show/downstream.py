@@ -77,7 +77,9 @@ def scores_section(study: Study, compared: Sequence[Compared]) -> Section | None
 
 def drops(study: Study) -> list[str]:
     """The metrics that say how much worse a changed input makes a model."""
-    return [name for name in metric_names(study.rows) if name.startswith("robustness/") and name.endswith("_drop")]
+    names = [name for name in metric_names(study.rows) if name.startswith("robustness/") and name.endswith("_drop")]
+    # Bits per byte are the same loss in another unit, and would only make the adjustment harder.
+    return [name for name in names if "_bits_per_byte_" not in name]
 
 
 def robustness_answer(study: Study, compared: Sequence[Compared]) -> str:

@@ -62,7 +62,8 @@ def metric_label(metric: str) -> str:
     if family == "perplexity":
         role, _, rest = leaf.partition("_")
         words = "all" if role == "all" else role
-        return f"{rest.replace('_', ' ') or 'perplexity'} of {words} turns"
+        what = rest.replace("_", " ") or "perplexity"
+        return f"{what} of text" if role == "text" else f"{what} of {words} turns"
     if family == "robustness" and leaf.endswith("_drop"):
         return f"loss of {score_of_input(metric)} under {change_of_input(metric)}"
     if family == "robustness":
