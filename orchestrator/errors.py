@@ -20,6 +20,8 @@ class Mistake:
     """What is required, one clause."""
     fix: str = ""
     """The nearest valid name or the command that mends it."""
+    ignored: str = ""
+    """Dotted key of the setting that is right in itself and has no effect beside another; empty for all else."""
 
     def __str__(self) -> str:
         got = "" if self.value is None else f" (got {shown(self.value)})"

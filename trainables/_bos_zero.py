@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables._settings import Job, Settings
+from trainables._settings import Ignored, Job, Settings
 from trainables.core.loss import IGNORED
 
 BLOCK = "bos_zero"
@@ -75,9 +75,7 @@ class BosZero(Settings):
         unread = ("positions",) if self.mode == "random" else OF_RANDOM
         for name in unread:
             if getattr(self, name) != type(self).model_fields[name].get_default():
-                raise ValueError(
-                    f"{name} would be ignored with mode: {self.mode} (got {getattr(self, name)}): leave it out"
-                )
+                raise Ignored(name, f"with mode: {self.mode} (got {getattr(self, name)}): leave it out")
         if self.mode == "random" and self.k > stop - first:
             raise ValueError(f"k: {self.k} positions cannot be drawn from {stop - first} (range {self.range}): lower k")
         return self

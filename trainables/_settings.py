@@ -24,6 +24,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
+class Ignored(ValueError):
+    """A value of the setting `field` that has no effect beside another setting's."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field} would be ignored {text}")
+        self.field = field
+
+
 class ModelSettings(Settings):
     """Which base model, and how it is read."""
 
@@ -100,10 +108,8 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _bos_token_is_put_in_front(self) -> "DataSettings":
         if self.bos_token != "auto" and self.bos == "template":
-            raise ValueError(
-                f"bos_token would be ignored with bos: template (got {self.bos_token!r}): use bos: always, or leave "
-                "bos_token out"
-            )
+            fix = "use bos: always, or leave bos_token out"
+            raise Ignored("bos_token", f"with bos: template (got {self.bos_token!r}): {fix}")
         return self
 
     @field_validator("format")

@@ -9,7 +9,7 @@ from trainables._adapter_settings import AdapterSettings
 from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
 from trainables._question_settings import QUESTIONS
-from trainables._settings import TrainSettings
+from trainables._settings import Ignored, TrainSettings
 from trainables.core import adapters
 from trainables.core.footprint import Footprint
 
@@ -44,10 +44,8 @@ class Config(AdapterSettings):
     @model_validator(mode="after")
     def _iterations_are_pissas(self) -> "Config":
         if self.init_iterations is not None and self.init != "pissa":
-            raise ValueError(
-                f"init_iterations would be ignored with init: {self.init} (got {self.init_iterations}): "
-                "leave it out, or use init: pissa"
-            )
+            fix = "leave it out, or use init: pissa"
+            raise Ignored("init_iterations", f"with init: {self.init} (got {self.init_iterations}): {fix}")
         return self
 
 

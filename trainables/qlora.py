@@ -10,7 +10,7 @@ from trainables._adapter_settings import AdapterSettings
 from trainables._bos_zero import BLOCKS as SCALING
 from trainables._parallel import PARALLEL
 from trainables._question_settings import QUESTIONS
-from trainables._settings import EXECUTION
+from trainables._settings import EXECUTION, Ignored
 from trainables.core import adapters
 from trainables.core.footprint import Footprint
 
@@ -55,7 +55,7 @@ class Config(AdapterSettings):
     def _settings_of_4_bits_are_for_4_bits(self) -> "Config":
         for name in ("quant_type", "double_quant", "compute_dtype") if self.bits == 8 else ():
             if getattr(self, name) != type(self).model_fields[name].get_default():
-                raise ValueError(f"{name} would be ignored with bits: 8 (got {getattr(self, name)!r}): leave it out")
+                raise Ignored(name, f"with bits: 8 (got {getattr(self, name)!r}): leave it out")
         return self
 
 

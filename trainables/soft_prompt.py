@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trainables._question_settings import QUESTIONS
-from trainables._settings import EXECUTION, Job, Reporter, Settings
+from trainables._settings import EXECUTION, Ignored, Job, Reporter, Settings
 from trainables.core.footprint import Footprint
 
 VERSION = 1
@@ -78,7 +78,7 @@ class Config(Settings):
                     f"{given[0]} is read with kind: text or init: best alone. Leave it out, or say one of them"
                 )
         if self.search_budget is not None and self.search == "all":
-            raise ValueError("search_budget would be ignored with search: all. Leave it out, or name another search")
+            raise Ignored("search_budget", "with search: all. Leave it out, or name another search")
         return self
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class Config(Settings):
             names = ("length", "init", "init_text", "reparametrisation", "reparametrisation_hidden")
             given = [name for name in names if getattr(self, name) != type(self).model_fields[name].get_default()]
             if given:
-                raise ValueError(f"{given[0]} would be ignored with kind: text, which trains nothing. Leave it out")
+                raise Ignored(given[0], "with kind: text, which trains nothing. Leave it out")
         return self
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class Config(Settings):
                 f"reparametrisation: kind {self.kind} has {', '.join(allowed)} (got {self.reparametrisation!r})"
             )
         if self.init_text is not None and self.init != "text":
-            raise ValueError(f"init_text would be ignored with init: {self.init}: leave it out, or use init: text")
+            raise Ignored("init_text", f"with init: {self.init}: leave it out, or use init: text")
         return self
 
 

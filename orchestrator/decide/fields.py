@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.decide.suggest import did_you_mean, nearest
 from orchestrator.errors import Mistake
+from trainables._settings import Ignored
 
 Blocks = Mapping[str, type[BaseModel]]
 """Block name -> the model that validates it."""
@@ -159,8 +160,14 @@ def mistakes_of(
         got = None if detail["type"] == "missing" else detail["input"]
         not_null = ", not null" if got is None and detail["type"] != "missing" else ""
         fix = next((text for item, _ in details if (text := _fix(item))), "")
-        found.append(Mistake(key, got, " or ".join(rules).replace(" or must be", " or") + not_null, fix))
+        rule = " or ".join(rules).replace(" or must be", " or") + not_null
+        found.append(Mistake(key, got, rule, fix, _ignored(detail, at, path)))
     return found
+
+
+def _ignored(detail: ErrorDetails, at: str, path: tuple[Any, ...]) -> str:
+    error = detail.get("ctx", {}).get("error")
+    return dotted(at, (*path, error.field)) if isinstance(error, Ignored) else ""
 
 
 def unknown_fix(name: str, valid: Any, elsewhere: tuple[str, ...], at: str = "") -> str:

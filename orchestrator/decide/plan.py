@@ -131,7 +131,7 @@ def make_plan(
             *look.tokenizer_warnings(settings),
             *look.trained_on(sweep.evals, settings),
         ),
-        notes=_notes(settings, machine),
+        notes=(*expansion.left_out, *_notes(settings, machine)),
         models=_models(settings, look, registry),
         unresolved=tuple(dict.fromkeys([*look.unresolved, *_lacking(settings, machine)])),
         notices=tuple(notices),

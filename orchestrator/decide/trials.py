@@ -1,7 +1,7 @@
 """Sweep -> its trials, each with its resolved settings and a label, and what makes one impossible."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.decide.fields import validate
@@ -48,6 +48,8 @@ class Expansion:
     trials: tuple[Resolved, ...]
     axes: tuple[Axis, ...]
     mistakes: tuple[Mistake, ...]
+    left_out: tuple[str, ...] = ()
+    """Cells of a grid that cannot be, one line each: a value has no effect beside that of another axis."""
 
 
 def expand(base: Mapping[str, Any], search: Search, seeds: tuple[int, ...], registry: Registry) -> Expansion:
@@ -63,6 +65,7 @@ def expand(base: Mapping[str, Any], search: Search, seeds: tuple[int, ...], regi
 
     found, axes, mistakes = points(search, keys, baseline)
     trials: list[Resolved] = []
+    without_effect: dict[str, tuple[Point, list[Mistake]]] = {}
     for point in found:
         if point.place and any(f"{item.key}.".startswith(f"{point.place}.") for item in mistakes):
             continue  # one mistake is not to be told again in other words
@@ -70,12 +73,27 @@ def expand(base: Mapping[str, Any], search: Search, seeds: tuple[int, ...], regi
         merged = expand_shorthand(lay(base, point.overrides))
         for seed in seeds:
             settings, wrong = settings_of(merged, seed, registry)
+            if search.kind == "grid" and not point.place and wrong and all(i.ignored in point.overrides for i in wrong):
+                without_effect[label] = (point, wrong)
+                continue
             mistakes += [item for item in _placed(wrong, point) if item not in mistakes]
             if settings is not None:
                 seeded = f"{label}, seed={seed}" if len(seeds) > 1 else label
                 trials.append(Resolved(seeded, point.name, point.overrides, settings, point.place))
+    left_out = []
+    for label, (point, wrong) in without_effect.items():
+        if all(_has_effect(item.ignored, point, trials) for item in wrong):
+            left_out.append(f"left out: {label} ({', '.join(item.ignored for item in wrong)} has no effect there)")
+        else:
+            mistakes += [item for item in _placed(wrong, point) if item not in mistakes]
     mistakes += _without_effect(trials, registry)
-    return Expansion(tuple(trials), tuple(axes), tuple(mistakes))
+    return Expansion(tuple(trials), tuple(axes), tuple(mistakes), tuple(left_out))
+
+
+def _has_effect(key: str, point: Point, trials: list[Resolved]) -> bool:
+    """Whether the value that a point has at a key does something in another cell."""
+    value = canonical(point.overrides[key])
+    return any(key in trial.overrides and canonical(trial.overrides[key]) == value for trial in trials)
 
 
 def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tuple[TrialSettings | None, list[Mistake]]:
@@ -124,7 +142,7 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
 
 def _with_example(item: Mistake) -> Mistake:
     examples = {"model.path": "Write `model: builtin:mini`.", "data.path": "Write `data: builtin:chat`."}
-    return Mistake(item.key, item.value, item.rule, item.fix or examples.get(item.key, "")) if not item.value else item
+    return replace(item, fix=item.fix or examples.get(item.key, "")) if not item.value else item
 
 
 def format_mistakes(model: ModelSettings, data: DataSettings) -> list[Mistake]:

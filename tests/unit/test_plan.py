@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.decide.plan import describe, make_plan
 from orchestrator.errors import MissingDataError, SweepFileError
+from orchestrator.registry import installed
 from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, read, registry
 
 GRID = "search: {kind: grid, axes: {train.epochs: [1, 2]}}\n"
@@ -282,6 +283,20 @@ def test_packed_rows_take_at_most_the_steps_of_as_many_packs_and_the_plan_says_s
     assert "<= 15" in describe(plan)
     assert "data.packing puts rows together" in describe(plan)
     assert "data.packing" not in describe(plan_of(text))
+
+
+def test_a_cell_of_a_grid_whose_value_has_no_effect_beside_anothers_is_left_out_and_named():
+    text = "method: qlora\n{}search: {{kind: grid, axes: {{qlora.bits: [4, 8], qlora.quant_type: [nf4, fp4]}}}}\n"
+    plan = plan_of(text.format(""), registry=installed())
+    assert [trial.label for trial in plan.trials] == [
+        "bits=4, quant_type=nf4", "bits=4, quant_type=fp4", "bits=8, quant_type=nf4",
+    ]  # fmt: skip
+    assert plan.notes == ("left out: bits=8, quant_type=fp4 (qlora.quant_type has no effect there)",)
+    assert plan.notes[0] in describe(plan)
+    # Where the file itself says so, or the value has an effect nowhere, it is a mistake.
+    for more in ("qlora: {double_quant: false}\n", "qlora: {bits: 8}\n"):
+        grid = text.format(more) if "double" in more else text.format(more).replace("qlora.bits: [4, 8], ", "")
+        assert "would be ignored with bits: 8" in wrong(grid, registry=installed())["qlora"]
 
 
 def test_the_description_names_all_that_would_run():
