@@ -104,12 +104,17 @@ def run(case: Case, model: str, scratch: Path, device: str, steps: int, rows: in
     warnings.filterwarnings("ignore", category=FutureWarning)
     content = fit(job, Silent())
     shutil.rmtree(folder)
-    first, last = content["steps"][WARMUP - 1], content["steps"][-1]
     return {
-        "tokens_per_second": (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]),
+        "tokens_per_second": speed(content["steps"]),
         "peak_bytes": content["peak_memory_bytes"],
         "trainable": content["summary"]["trainable_parameters"],
     }
+
+
+def speed(steps: list[dict[str, Any]]) -> float:
+    """Tokens per second of the steps after the warmup. `tokens` are those of a step, `seconds` run from the start."""
+    timed = steps[WARMUP:]
+    return sum(step["tokens"] for step in timed) / (timed[-1]["seconds"] - steps[WARMUP - 1]["seconds"])
 
 
 def machine(device: str) -> str:
