@@ -18,8 +18,9 @@ class Search(Settings):
     """Which trials there are."""
 
     kind: Literal["list", "grid", "one_at_a_time", "random"] = "list"
-    """`list`: the trials as written; `grid`: all combinations; `one_at_a_time`: the file's own values, then each value
-    of each axis in turn; `random`: `samples` draws."""
+    """`list`: the trials as written; `grid`: all combinations, but for those in which one axis leaves another's value
+    without effect; `one_at_a_time`: the file's own values, then each value of each axis in turn; `random`: `samples`
+    draws."""
     axes: dict[str, Any] = Field(default_factory=dict)
     """Dotted key -> its values. Keys that move together: `"lora.rank, lora.alpha": [[8, 16], [16, 32]]`. For `random`
     also {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]}, {quniform: [low, high, step]} and
