@@ -3,30 +3,29 @@
 from collections.abc import Sequence
 
 from orchestrator.show import formats
+from orchestrator.show.bars import drop_bars, drop_names
 from orchestrator.show.document import Block, Charts, Section
 from orchestrator.show.grid import Column, Table, drop_empty
 from orchestrator.show.metrics import metric_names
 from orchestrator.show.study import INSIDE, Compared, Study, factor_of, number_of, tables_of
-from orchestrator.show.svg import COLORS, INK, WIDTH, Figure, finish, style
 
 SCORES, ROBUST = "What downstream scores and perplexity do", "How robust it becomes"
-HEADLINES = ("coherence/base_perplexity", "coherence/repeated_4grams", "samples/rouge_l")
-"""Metrics that are compared beside the first one of every eval."""
+HEADLINES = {
+    "samples": ("samples/rouge_l",),
+    "coherence": ("coherence/repeated_4grams", "coherence/base_perplexity"),
+}
+"""Eval -> the metrics that are compared; of any other its first one."""
 WORDS = {"better": "better", "worse": "worse", "not separable": "not separable", "not comparable": "not comparable"}
-MOST_BARS = 8
-"""Trials whose drops are drawn side by side."""
 
 
 def headlines(study: Study) -> list[str]:
-    """The metrics that are compared: the objective, the first one of every eval that scores what a model does, and a
-    few more."""
-    names = metric_names(study.rows)
+    """The metrics that are compared: the objective, and what best stands for every eval that scores what a model
+    does."""
     found = [study.results.objective.metric]
     for row in study.rows:
         for name, record in row.evals.items():
             if name not in INSIDE:
-                found += list(record.metrics)[:1]
-    found += [name for name in HEADLINES if name in names]
+                found += HEADLINES.get(name) or list(record.metrics)[:1]
     return [name for name in dict.fromkeys(found) if any(number_of(row, name) is not None for row in study.rows)]
 
 
@@ -77,9 +76,7 @@ def scores_section(study: Study, compared: Sequence[Compared]) -> Section | None
 
 def drops(study: Study) -> list[str]:
     """The metrics that say how much worse a changed input makes a model."""
-    names = [name for name in metric_names(study.rows) if name.startswith("robustness/") and name.endswith("_drop")]
-    # Bits per byte are the same loss in another unit, and would only make the adjustment harder.
-    return [name for name in names if "_bits_per_byte_" not in name]
+    return drop_names(metric_names(study.rows))
 
 
 def robustness_answer(study: Study, compared: Sequence[Compared]) -> str:
@@ -111,62 +108,12 @@ def robustness_section(study: Study, compared: Sequence[Compared]) -> Section | 
     names = drops(study)
     if not names:
         return None
-    chart = drop_bars(study, names)
+    bases = list({base.id: base for row in study.rows if (base := study.base(row)) is not None}.values())
+    chart = drop_bars([row for row in [*bases, *study.rows] if "robustness" in row.evals], "robustness")
     blocks: list[Block] = [Charts((chart,))] if chart is not None else []
     if compared:
         blocks.append(_comparisons(study, compared))
     return Section("robustness", ROBUST, tuple(blocks))
-
-
-def drop_bars(study: Study, names: Sequence[str]) -> Figure | None:
-    """What each change of the input costs base and trials, with 95 % intervals: a panel a score, a group a change."""
-    scores = list(dict.fromkeys(formats.score_of_input(name) for name in names))[:2]
-    bases = list({base.id: base for row in study.rows if (base := study.base(row)) is not None}.values())
-    rows = [row for row in [*bases, *study.rows] if any(row.metric(name) for name in names)][:MOST_BARS]
-    if not rows:
-        return None
-    with style() as canvas_of:
-        canvas = canvas_of(WIDTH, 2.7 * len(scores) + 0.5)
-        panels = canvas.subplots(len(scores), 1, squeeze=False)[:, 0]
-        for axes, score in zip(panels, scores, strict=True):
-            own = [name for name in names if formats.score_of_input(name) == score]
-            height = 0.8 / len(rows)
-            for place, row in enumerate(rows):
-                for group, name in enumerate(own):
-                    metric = row.metric(name)
-                    if metric is None:
-                        continue
-                    half = 1.959964 * metric.stderr if metric.stderr is not None else 0.0
-                    axes.bar(
-                        group + (place - (len(rows) - 1) / 2) * height,
-                        metric.value,
-                        width=height * 0.92,
-                        color=COLORS[6] if row.is_base else COLORS[place % 6],
-                        hatch="///" if place > 6 else None,
-                        yerr=half,
-                        error_kw={"ecolor": INK, "elinewidth": 0.9, "capsize": 2},
-                        label=formats.one_line(row.label, 30) if group == 0 else None,
-                    )
-            axes.axhline(0, color=INK, linewidth=0.8)
-            axes.set_xticks(range(len(own)), [formats.change_of_input(name) for name in own])
-            axes.grid(visible=False, axis="x")
-            axes.set_title(f"loss of {score}", fontsize=9)
-        handles, labels = panels[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
-        words = "; ".join(
-            f"{row.label} under {formats.change_of_input(name)} {formats.number(number_of(row, name), 3)}"
-            for row in rows
-            for name in names
-            if number_of(row, name) is not None
-        )
-        return finish(
-            canvas,
-            "robustness",
-            "How much worse a score becomes when the input's first token is dropped or replaced, or tokens are put in "
-            "front; whiskers are 95 % intervals over items, and a bar below zero is a gain. A perplexity's loss is in "
-            "nats a token.",
-            f"Loss by change of the input: {words}.",
-        )
 
 
 def score_name(study: Study, metric: str) -> str:

@@ -4,11 +4,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.record.records import EvalRecord, Row
+from orchestrator.show.bars import drop_bars
 from orchestrator.show.heatmaps import attention_maps, moved_maps, sink_maps
 from orchestrator.show.profiles import gradient_profile, likeness_profiles, norm_profiles
 from orchestrator.show.svg import Figure
 
-Maker = Callable[[Mapping[str, Any], str, str], Figure | None]
+Maker = Callable[[Row, str], Figure | None]
+
+
+def _of_tables(eval_name: str, draw: Callable[[Mapping[str, Any], str, str], Figure | None]) -> Maker:
+    """Draws from the tables of an eval."""
+
+    def make(row: Row, name: str) -> Figure | None:
+        tables = row.evals[eval_name].tables
+        return draw(tables, row.label, name) if tables else None
+
+    return make
 
 
 def _moved(tables: Mapping[str, Any], label: str, name: str) -> Figure | None:
@@ -19,20 +30,28 @@ def _likeness(tables: Mapping[str, Any], label: str, name: str) -> Figure | None
     return likeness_profiles(tables.get("likeness") or {}, label, name)
 
 
+def _drops(row: Row, name: str) -> Figure | None:
+    return drop_bars([row], name)
+
+
 MAKERS: dict[str, dict[str, Maker]] = {
-    "attention": {"sink": sink_maps, "maps": attention_maps, "norms": norm_profiles},
-    "representations": {"likeness": _likeness},
-    "matrices": {"weights_moved": _moved},
+    "attention": {
+        "sink": _of_tables("attention", sink_maps),
+        "maps": _of_tables("attention", attention_maps),
+        "norms": _of_tables("attention", norm_profiles),
+    },
+    "representations": {"likeness": _of_tables("representations", _likeness)},
+    "matrices": {"weights_moved": _of_tables("matrices", _moved)},
+    "robustness": {"drops": _drops},
 }
-"""Eval -> name of a chart -> what draws it from the eval's tables."""
+"""Eval -> name of a chart -> what draws it from a row that has the eval."""
 
 
 def eval_figure(row: Row, eval_name: str, chart: str) -> Figure | None:
     """One chart of one trial, named so that it is the only one in a report; None where there is nothing to draw."""
-    record = row.evals.get(eval_name)
-    if record is None or not record.tables:
+    if eval_name not in row.evals:
         return None
-    return MAKERS[eval_name][chart](record.tables, row.label, f"{chart.replace('_', '-')}-{row.id}")
+    return MAKERS[eval_name][chart](row, f"{chart.replace('_', '-')}-{row.id}")
 
 
 def training_figure(row: Row) -> Figure | None:

@@ -6,10 +6,12 @@ import math
 import pytest
 
 from orchestrator.record.records import Row
+from orchestrator.show.bars import drop_bars, drop_names
 from orchestrator.show.heatmaps import attention_maps, layers_and_kinds, moved_maps, sink_maps
 from orchestrator.show.pictures import eval_pictures, training_pictures
 from orchestrator.show.profiles import gradient_profile, likeness_profiles, mean_gradients, norm_profiles
 from tests.unit.analysis_fixture import (
+    analysed,
     analysis_record,
     attention_tables,
     position_gradients,
@@ -102,6 +104,17 @@ def test_pictures_are_png_and_an_eval_without_charts_has_none():
         assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     assert eval_pictures(row, analysis_record("ifeval", "t1", [], {"by_type": {}})) == {}
     assert training_pictures(Row(id="t1", label="a")) == {}
+
+
+def test_what_a_changed_input_costs_is_drawn_with_its_interval():
+    row = analysed("t1", "plain", 0.5, {"drop_first": 0.3, "shift_1": -0.01}, 2.0)
+    assert set(eval_pictures(row, row.evals["robustness"])) == {"drops.png"}
+    figure = drop_bars([row], "drops")
+    assert "plain under a dropped first token 0." in figure.alt
+    heights = [patch.get_height() for patch in figure.canvas.axes[0].patches]
+    assert heights == pytest.approx([row.metric(name).value for name in drop_names(row.evals["robustness"].metrics)])
+    assert drop_bars([Row(id="t2", label="b")], "drops") is None
+    assert drop_names(["robustness/perplexity_all_bits_per_byte_drop_first_drop", "robustness/x_none"]) == []
 
 
 def test_drawing_twice_gives_the_same_bytes_and_one_name_in_a_report():
