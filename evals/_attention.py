@@ -37,7 +37,8 @@ class Seen:
 
 
 def reduced(weights: Any, position: int = 0) -> Heads:
-    """Reduce attention weights [heads, queries, keys], each row a distribution over keys 0..query.
+    """Reduce attention weights [heads, queries, keys], each row a distribution over the keys up to its query. Queries
+    are the last of the keys: there are fewer of them behind a prefix of keys alone.
 
     alpha: mean over queries i >= position of A[i, position] (Gu et al. 2025, "When Attention Sink Emerges in Language
     Models", ICLR, whose positions begin at 1). first: mean over all queries of the weight on key 0. diagonal: the mean
@@ -47,16 +48,19 @@ def reduced(weights: Any, position: int = 0) -> Heads:
     """
     import torch
 
-    queries = weights.shape[-2]
-    if not 0 <= position < queries:
-        raise ValueError(f"position must be one of the {queries} positions (got {position}).")
+    queries, keys = weights.shape[-2:]
+    if not 0 <= position < keys:
+        raise ValueError(f"position must be one of the {keys} positions (got {position}).")
+    before = keys - queries
+    since = max(0, position - before)
     parts = []
     for group in weights.split(_group(weights)):
         part = group.float()
         first = part[:, :, 0].mean(-1)
-        diagonal = part.diagonal(dim1=-2, dim2=-1)[:, 1:].sum(-1) / queries
+        itself = part.diagonal(offset=before, dim1=-2, dim2=-1)
+        diagonal = (itself if before else itself[:, 1:]).sum(-1) / queries
         entropy = torch.special.entr(part).sum(-1).mean(-1)
-        parts.append((part[:, position:, position].mean(-1), first, diagonal, 1 - first - diagonal, entropy))
+        parts.append((part[:, since:, position].mean(-1), first, diagonal, 1 - first - diagonal, entropy))
     return Heads(*(torch.cat(columns).cpu() for columns in zip(*parts, strict=True)))
 
 
@@ -157,9 +161,10 @@ def _weights(model: Any, tokens: int, take: Callable[[Any], None]) -> Iterator[N
 
 
 def _is_map(found: Any, tokens: int) -> bool:
-    """Whether this is [1, heads, n, n], n at least the tokens (a soft prompt adds its own), of weights within 0..1."""
+    """Whether this is [1, heads, queries, keys] of weights within 0..1, with at least the tokens for queries, and those
+    for keys: a soft prompt adds to both, a prefix of keys and values to the keys."""
     shape = tuple(getattr(found, "shape", ()))
-    if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or shape[2] < tokens:
+    if len(shape) != 4 or shape[0] != 1 or not tokens <= shape[2] <= shape[3]:
         return False
     return bool(found.min() >= 0) and bool(found.max() <= 1 + 1e-2)
 

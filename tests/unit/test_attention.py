@@ -73,6 +73,16 @@ def test_alpha_of_a_later_position_is_the_mean_over_the_queries_from_there_on():
         reduced(causal(rows), 4)
 
 
+def test_queries_behind_a_prefix_of_keys_are_the_last_of_the_keys():
+    whole = causal([[1.0], [0.5, 0.5], [0.2, 0.7, 0.1], [0.1, 0.1, 0.3, 0.5]])
+    found = reduced(whole[:, 2:])
+    assert found.alpha.item() == pytest.approx(0.15)
+    assert found.first.item() == pytest.approx(0.15)
+    assert found.diagonal.item() == pytest.approx(0.3)
+    assert reduced(whole[:, 2:], 3).alpha.item() == pytest.approx(0.5)
+    assert distance(whole[:, 2:], whole).item() == 0.0
+
+
 def test_groups_of_heads_change_no_number(monkeypatch):
     torch.manual_seed(0)
     many = torch.softmax(torch.randn(7, 9, 9), -1)

@@ -1,4 +1,4 @@
-"""Attention of models that are scaled, adapted or read with fewer bits, and of their bases."""
+"""Attention of models that are scaled, adapted, prompted or read with fewer bits, and of their bases."""
 
 import json
 from dataclasses import replace
@@ -93,6 +93,24 @@ def test_the_base_beside_an_export_has_the_numbers_of_the_base_row(kind, folders
     own, _ = weights(replace(subject, model=inside), ids)
     assert torch.allclose(seen.layers[0].alpha, own[0][:, :, 0].mean(-1), atol=1e-6)
     assert inside.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["soft", "prefix"])
+def test_a_soft_prompt_that_is_still_its_text_is_measured_as_its_text(kind, tmp_path):
+    from tests.unit.test_soft_prompt import base, prompted, soft_job, task_of
+
+    task = task_of(soft_job(tmp_path))
+    question = task.questions["heldout"][0]
+    ids = task.row(question).ids
+    behind = replace(mini_subject(), model=prompted(task, {"kind": kind}))
+    whole = weights(replace(mini_subject(), model=base()), task.tokenize(task._ask(question).text))[0]
+    with eager(behind.model):
+        seen = observe(behind, ids, 0)
+    for found, own in zip(seen.layers, whole, strict=True):
+        rows = own if kind == "soft" else own[:, -len(ids) :]
+        assert torch.allclose(found.alpha, rows[:, :, 0].mean(-1), atol=1e-5)
+        assert torch.allclose(found.entropy, torch.special.entr(rows).sum(-1).mean(-1), atol=1e-4)
+    assert len(seen.norms["hidden"][0]) == (whole[0].shape[-1] if kind == "soft" else len(ids))
 
 
 def test_a_base_read_with_four_bits_is_measured_as_it_is_used(data, tmp_path):
