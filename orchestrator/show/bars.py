@@ -59,9 +59,11 @@ def drop_bars(rows: Sequence[Row], name: str) -> Figure | None:
             axes.set_xticks(range(len(own)), [formats.change_of_input(metric) for metric in own])
             axes.set_xlim(-0.6, len(own) - 0.4)
             axes.grid(visible=False, axis="x")
-            axes.set_title(f"loss of {score}", fontsize=9)
+            of = f"{formats.one_line(rows[0].label, 34)}: " if len(rows) == 1 else ""
+            axes.set_title(f"{of}loss of {score}", fontsize=9)
         handles, labels = panels[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+        if len(labels) > 1:
+            canvas.legend(handles, labels, loc="outside upper right", ncols=min(4, len(labels)), fontsize=8)
         return finish(
             canvas,
             name,

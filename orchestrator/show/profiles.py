@@ -90,7 +90,7 @@ def likeness_profiles(likeness: Mapping[str, Mapping[str, Line]], label: str, na
         return finish(
             canvas,
             name,
-            f"{label}: how alike the hidden states of base and trial are behind each layer.",
+            f"{label}: how alike the hidden states of base and trial are behind each layer (over texts).",
             f"Likeness of {label} and its base: {words}.",
         )
 
@@ -108,12 +108,14 @@ def gradient_profile(train: Mapping[str, Any], label: str, name: str) -> Figure 
         by_position, by_step = canvas.subplots(1, 2, sharey=True)
         for place, row in enumerate(shown):
             look = {"color": COLORS[place % len(COLORS)], "linestyle": LOOKS[place % 4]}
-            _line(by_position, means[row], floor, marker="o", markersize=3, label=rows[row], **look)
+            # One below the other, so that each curve's zeros can be told apart.
+            bottom = floor * 0.55**place
+            _line(by_position, means[row], bottom, marker="o", markersize=3, label=rows[row], **look)
             steps = [entry["step"] for entry in entries if entry["norms"][row][0] is not None]
             firsts = [entry["norms"][row][0] for entry in entries if entry["norms"][row][0] is not None]
-            by_step.plot(steps, [value or floor for value in firsts], **look)
+            by_step.plot(steps, [value or bottom for value in firsts], **look)
             nothing = [step for step, value in zip(steps, firsts, strict=True) if value == 0]
-            _mark_nothing(by_step, nothing, floor, look["color"])
+            _mark_nothing(by_step, nothing, bottom, look["color"])
         last = len(means[0]) - 1
         ticks = [*range(0, last, 2), last]
         by_position.set_xticks(ticks, [*map(str, ticks[:-1]), f"{last}+"], fontsize=8)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,12 +86,16 @@ class Figure:
         return _for_a_page(out.getvalue().decode(), self)
 
     def png(self) -> bytes:
-        """The chart as a picture: dark text on white."""
+        """The chart as a picture with its caption below: dark text on white."""
         import matplotlib
 
         out = io.BytesIO()
+        look: dict[str, Any] = {"facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.12}
+        words = textwrap.fill(self.caption, round(15 * self.canvas.get_figwidth()))
         with matplotlib.rc_context(LOOK):
-            self.canvas.savefig(out, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+            below = self.canvas.text(0.01, -0.03, words, va="top", fontsize=8.5)
+            self.canvas.savefig(out, format="png", dpi=PNG_DPI, metadata={"Software": None}, **look)
+            below.remove()
         return out.getvalue()
 
     def standalone(self) -> str:
