@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from evals._turns import Turn, split_turn, transcript
-from evals._types import EXECUTION, JSON_SCHEMA, DataError, Direction, Metric, Result, Settings, Subject
+from evals._types import EXECUTION, JSON_SCHEMA, DataError, Direction, Metric, Result, Rows, Subject
 
 if TYPE_CHECKING:
     from evals._generate import Answer
@@ -32,7 +32,7 @@ with warnings.catch_warnings():
     # pydantic says that `schema` hides a deprecated method of its own; nothing calls that.
     warnings.filterwarnings("ignore", message='Field name "schema"')
 
-    class Config(Settings):
+    class Config(Rows):
         """The `format` block under `evals`."""
 
         data: str = "heldout"

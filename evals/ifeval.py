@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from evals._types import EXECUTION, DataError, Direction, Metric, Result, Settings, Subject
+from evals._types import EXECUTION, DataError, Direction, Metric, Result, Rows, Subject
 
 if TYPE_CHECKING:
     from evals._ifeval_task import Verdict
@@ -21,7 +21,7 @@ VERSION = 1
 LEVELS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 
 
-class Config(Settings):
+class Config(Rows):
     """The `ifeval` block under `evals`."""
 
     data: str = "builtin:ifeval"

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, WithJsonSchema, field_validator
 
 from evals._perturbed import Perturbed, Variant, tokens_for
-from evals._types import EXECUTION, Direction, Metric, Result, Settings, Subject
+from evals._types import EXECUTION, JSON_SCHEMA, Direction, Metric, Result, Settings, Subject
 
 VERSION = 1
 NONE = "none"
@@ -61,11 +61,15 @@ class Config(Settings):
             raise ValueError("must name one eval, such as `of: {ifeval: {}}`")
         ((name, config),) = value.items()
         try:
-            return {name: _module(name).Config.model_validate({} if config is None else config)}
+            inner = _module(name).Config.model_validate({} if config is None else config)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in (name, *first["loc"]))
             raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+        for key, field in type(inner).model_fields.items():
+            if field.json_schema_extra == JSON_SCHEMA and str(getattr(inner, key)).startswith("builtin:"):
+                raise ValueError(f"{name}.{key}: must be a file here (got {getattr(inner, key)!r})")
+        return {name: inner}
 
     @field_validator("variants", "shift")
     @classmethod

@@ -51,6 +51,12 @@ def _kind(config: Any) -> Literal["eval", "questions"]:
     return "questions" if reads_splits(config) else "eval"
 
 
+def data_key(name: str, config: Any) -> str:
+    """Where in the file an eval names its data: in the config of the eval that it runs, where it runs one."""
+    of = getattr(config, "of", None)
+    return f"evals.{name}.of.{next(iter(of))}.data" if isinstance(of, Mapping) and of else f"evals.{name}.data"
+
+
 class Known(Protocol):
     """What is known of a name on this machine."""
 
@@ -216,7 +222,7 @@ class Lookup:
         `forms`: the format strings that its rows may be read by, where they are not those of the trials.
         """
         for name, config in evals.items():
-            key = f"evals.{name}.data"
+            key = data_key(name, config)
             if getattr(config, "data", None) == HELDOUT:
                 self._check_heldout(key, trials)
             for form in formats(trials) if forms is None else forms:
@@ -238,7 +244,7 @@ class Lookup:
         for name, config in evals.items():
             if reads_splits(config):
                 continue
-            key = f"evals.{name}.data"
+            key = data_key(name, config)
             asked = [rows for form in formats(trials) if (rows := eval_rows(config, form)) is not None]
             answers = [self.ask(key, partial(self.contents.data, rows, kind="eval", key=key)) for rows in asked]
             if any(item is not None and item.hash is not None and item.hash in hashes for item in answers):
@@ -257,7 +263,7 @@ class Lookup:
                 return False
             if (data.path, data.name) == (rows.path, rows.name):
                 return True
-            key = f"evals.{name}.data"
+            key = data_key(name, evals[name])
             one = self.ask("data.path", partial(self.contents.data, data, kind="questions"))
             other = self.ask(key, partial(self.contents.data, rows, kind="questions", key=key))
             return one is not None and other is not None and one.hash is not None and one.hash == other.hash

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.decide.bases import QUANTIZATION
 from orchestrator.decide.identity import eval_id, json_schemas
-from orchestrator.decide.lookup import eval_rows
+from orchestrator.decide.lookup import data_key, eval_rows
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
 from orchestrator.decide.splits import reads_splits
 from orchestrator.errors import MissingDataError
@@ -141,7 +141,7 @@ class Sources:
             assert settings is not None, "held-out rows are those of a trial with data"
             return self._heldout(settings)
         form = trial.settings.data.format if trial.settings.data else None
-        named, key = eval_rows(planned.config, form), f"evals.{planned.name}.data"
+        named, key = eval_rows(planned.config, form), data_key(planned.name, planned.config)
         assert named is not None, "what is neither None nor held-out rows has a name"
         config: Any = planned.config
         splits = config.splits() if reads_splits(config) else None

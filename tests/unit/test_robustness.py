@@ -189,6 +189,7 @@ def test_what_cannot_be_run_is_said():
         ({"robustness": {}}, "no such eval as 'robustness'"),
         ({"perplexity": {}, "ifeval": {}}, "must name one eval"),
         ({"perplexity": {"rolls": 1}}, r"perplexity\.rolls: Extra inputs"),
+        ({"format": {"schema": "builtin:avro"}}, r"format\.schema: must be a file here"),
     ):
         with pytest.raises(ValidationError, match=message):
             robustness.Config(of=of)
@@ -214,3 +215,13 @@ def test_the_id_follows_the_inner_evals_results_and_not_how_or_where_from_it_is_
     assert one != identity({"perplexity": {"data": "a.txt", "stride": 5}})
     assert one != identity({"perplexity": {"data": "a.txt", "stride": 4}}, data_hash="other")
     assert identity("perplexity") == identity({"perplexity": {}}) != identity("ifeval")
+
+
+def test_data_that_is_missing_is_named_where_the_inner_eval_names_it():
+    from orchestrator.decide.lookup import data_key, eval_rows
+
+    config = robustness.Config(of={"perplexity": {"data": "wikitext-2"}})
+    assert data_key("robustness", config) == "evals.robustness.of.perplexity.data"
+    assert data_key("perplexity", perplexity.Config()) == "evals.perplexity.data"
+    rows = eval_rows(config)
+    assert (rows.path, rows.name, rows.split) == ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")
