@@ -72,6 +72,8 @@ def document(arguments: argparse.Namespace) -> dict[str, Any]:
     exported = read_json(Path(arguments.model) / "export.json")
     if exported is not None:
         content |= as_exported(Path(arguments.model), exported)
+    elif arguments.adapter and (trained := read_json(Path(arguments.adapter) / "export.json")) is not None:
+        content["data"] = {"path": BUILTIN_DATA, **front_of(trained)}
     return content
 
 
@@ -129,10 +131,13 @@ def as_exported(folder: Path, exported: dict[str, Any]) -> dict[str, Any]:
     data = settings.get("data") or {"path": BUILTIN_DATA}
     kept = ("path", "name", "split", "revision", "max_rows", "max_rounds", "heldout", "heldout_seed")
     rows = {key: data[key] for key in kept if data.get(key) is not None}
-    rows |= {"format": exported["format"]} if exported.get("format") else {}
-    bos = {"bos": exported.get("bos", "template")}
-    bos |= {"bos_token": exported["bos_token"]} if "bos_token" in exported else {}
-    return {**content, "model": model, "data": {**rows, **bos}}
+    return {**content, "model": model, "data": {**rows, **front_of(exported)}}
+
+
+def front_of(exported: dict[str, Any]) -> dict[str, Any]:
+    """What of `data` says how a text begins and is written, as an export was trained: BOS rule and format."""
+    kept = {key: exported[key] for key in ("format", "bos_token") if exported.get(key)}
+    return {**kept, "bos": exported.get("bos", "template")}
 
 
 def _settings_file(folder: Path) -> Path:

@@ -272,3 +272,15 @@ def test_an_adapter_on_a_divided_base_is_merged_after_the_training_is_recorded(r
         adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sources.mini_path()), export)
         ids = torch.tensor([[1, 2, 3]])
         torch.testing.assert_close(whole(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
+
+
+def test_a_scaling_is_the_same_where_the_embedding_table_is_kept_in_parts(run):
+    """The mean of the table is taken over all of it, and the hook fires under DeepSpeed's engine on every worker."""
+    block = {"bos_zero": {"factor": 0.05, "positions": [0, 2], "replace": "mean"}, "lora": {"rank": 4}}
+    plain = run(1, {"plain": {"method": "bos_zero", "blocks": block}})["plain"]
+    parts = run(2, {"parts": {"method": "bos_zero", "blocks": {**block, "deepspeed": {"stage": 3}}}})["parts"]
+    assert curve(parts) == pytest.approx(curve(plain), abs=1e-4)
+    assert parts["bos_zero"] == {**plain["bos_zero"], "calls": parts["bos_zero"]["calls"]}
+    assert parts["bos_zero"]["scaled_positions"] == 2 * plain["rows"]["train"]
+    kept = [json.loads((each["export"] / "bos_zero_config.json").read_text()) for each in (plain, parts)]
+    assert kept[0]["mean"] == pytest.approx(kept[1]["mean"], abs=1e-7)
