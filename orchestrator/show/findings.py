@@ -6,6 +6,7 @@ from typing import Literal
 
 from orchestrator.record.records import Results, State
 from orchestrator.show import formats
+from orchestrator.show.bars import drop_names
 from orchestrator.show.evidence import Evidence, against_base, compare_rows, with_metric
 from orchestrator.show.fit import Fit, fits
 from orchestrator.show.metrics import NEUTRAL, bounds, direction_of, metric_names, objective_value, target
@@ -105,9 +106,11 @@ def improvements(results: Results, findings: Findings) -> list[tuple[str, float 
     if entry is None:
         return []
     rows = [base, entry.row] if base else [entry.row]
-    table = []
+    table, drops = [], drop_names(metric_names(rows))
     for name in metric_names(rows):
-        if name.split("/")[0] in NEUTRAL and name != results.objective.metric:
+        family = name.split("/")[0]
+        is_shown = family not in NEUTRAL and (family != "robustness" or name in drops)
+        if not is_shown and name != results.objective.metric:
             continue
         old = found.value if base and (found := base.metric(name)) else None
         values = [found.value for row in entry.rows if (found := row.metric(name)) is not None]

@@ -48,8 +48,8 @@ def sink_maps(tables: Mapping[str, Any], label: str, name: str) -> Figure | None
         words = f"Mean alpha of {label}: {formats.number(_mean(trial), 3)}"
         words += f", of the base {formats.number(_mean(base), 3)}." if len(panels) > 1 else "."
         side = (
-            " Base and trial share one colour scale; in the difference red is more attention to the first token than "
-            "the base gives, blue is less."
+            " Base and trial share one colour scale; the difference has one of its own, red where the first token gets "
+            "more attention than the base gives it, blue where it gets less."
             if len(panels) > 1
             else ""
         )
