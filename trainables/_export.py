@@ -206,7 +206,7 @@ class Loaded:
 
         asked = self._asked
         return ask(
-            self.prompt,
+            self._on_its_day,
             question,
             choices,
             self.letters if letters is None else letters,
@@ -215,6 +215,18 @@ class Loaded:
             shots=shots or asked.get("shots", ()),
             lead_in=self.lead_in if lead_in is None else lead_in,
         ).text
+
+    def _on_its_day(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A prompt that is the same on any day: a template that writes today's date writes a fixed one."""
+        from datetime import date
+
+        from trainables.core.rendering import prompt_text
+        from trainables.core.template_date import DAY, with_date
+
+        fixed = with_date(self.tokenizer.chat_template, date.fromisoformat(DAY))
+        if fixed == self.tokenizer.chat_template:
+            return self.prompt(messages)
+        return prompt_text(self.tokenizer, messages, template=fixed)
 
     def choice_ids(self, text: str, letters: Sequence[str]) -> list[int]:
         """The one token that each letter is behind `text`. Raises ValueError where it is not one token."""

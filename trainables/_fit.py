@@ -87,7 +87,7 @@ def _fit(job: Job, reporter: Reporter, config: Settings) -> dict[str, Any]:
     if hasattr(method, "optimizer_groups"):
         loop.groups = lambda model: method.optimizer_groups(model, config, job.train)
     if hasattr(method, "told"):
-        loop.told = lambda model: method.told(model, config)
+        loop.told = lambda model: method.told(model, config, tokenizer)
 
     def export(name: str) -> None:
         """Write the weights as they are now. Every rank takes part: each holds a piece of a divided model."""

@@ -67,10 +67,11 @@ class Prompted(nn.Module):
         position_ids: Any = None,
         past_key_values: Any = None,
         inputs_embeds: Any = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: Any = 0,
         **more: Any,
     ) -> Any:
-        """Logits of the given tokens alone: [batch, tokens, vocab], or of the last `logits_to_keep` of them.
+        """Logits of the given tokens alone: [batch, tokens, vocab], of the last `logits_to_keep` of them, or of those
+        at the places that it lists (a tensor).
 
         Masks, positions and caches are those of the given tokens; a cache that comes back holds the prefix too. Hidden
         states and attentions, where they are asked for, are of prefix and tokens together.
@@ -85,7 +86,9 @@ class Prompted(nn.Module):
             attention_mask = torch.cat([attention_mask.new_ones(rows, length), attention_mask], dim=1)
         if not held:
             embeds, own, past_key_values = self._begin(embeds, own, past_key_values)
-        optional: dict[str, Any] = {"position_ids": own, "logits_to_keep": min(logits_to_keep, tokens)}
+        listed = isinstance(logits_to_keep, torch.Tensor)
+        keep = logits_to_keep + embeds.shape[1] - tokens if listed else min(logits_to_keep, tokens)
+        optional: dict[str, Any] = {"position_ids": own, "logits_to_keep": keep}
         out = self.base(
             inputs_embeds=embeds,
             attention_mask=attention_mask,
@@ -93,7 +96,10 @@ class Prompted(nn.Module):
             **{name: value for name, value in optional.items() if name in self._optional},
             **more,
         )
-        out.logits = out.logits[:, -(min(logits_to_keep, tokens) or tokens) :]
+        if not listed:
+            out.logits = out.logits[:, -(keep or tokens) :]
+        elif "logits_to_keep" not in self._optional:
+            out.logits = out.logits[:, keep]
         return out
 
     def _begin(self, embeds: Any, own: Any, cache: Any) -> tuple[Any, Any, Any]:

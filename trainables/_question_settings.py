@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from trainables._questions import EVERY, Columns, split_name
 from trainables._settings import EXECUTION, Settings
 from trainables.core.questions import INSTRUCTION, LEAD_IN
+from trainables.core.template_date import DAY
 
 NEVER = ("test",)
 """Splits that nothing is trained on or chosen by."""
@@ -28,7 +29,7 @@ class Questions(Settings):
     """What the choices are called; A, B, C and so on when empty, or others where those are not one token each."""
     lead_in: str = LEAD_IN
     """How the answer begins; the letter follows."""
-    date: str = "2024-07-26"
+    date: str = DAY
     """The day that a chat template which writes today's date is to write, so that a file gives the same on any day."""
     loss_over: Literal["vocab", "choices"] = "vocab"
     """Cross-entropy of the right letter among all tokens, or among the letters of the question's choices."""

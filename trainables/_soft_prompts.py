@@ -90,7 +90,7 @@ def _table(model: Any) -> Any:
     return model.get_input_embeddings().weight.detach().float().cpu()
 
 
-def told(model: Any, nearest: int) -> dict[str, Any]:
+def told(model: Any, nearest: int, tokenizer: Any) -> dict[str, Any]:
     """Size of the trained rows, how far they went, and the tokens nearest to each by cosine."""
     prefix = model.prefix
     with torch.no_grad():
@@ -104,15 +104,18 @@ def told(model: Any, nearest: int) -> dict[str, Any]:
     # Keys and values are no embeddings: no token is near them.
     return {
         "metrics": metrics,
-        **({} if prefix.in_cache or not nearest else {"nearest": _nearest(model, rows, nearest)}),
+        **({} if prefix.in_cache or not nearest else {"nearest": _nearest(model, rows, nearest, tokenizer)}),
     }
 
 
-def _nearest(model: Any, rows: Any, count: int) -> list[list[dict[str, Any]]]:
+def _nearest(model: Any, rows: Any, count: int, tokenizer: Any) -> list[list[dict[str, Any]]]:
     table = torch.nn.functional.normalize(_table(model), dim=-1)
     values, places = (torch.nn.functional.normalize(rows, dim=-1) @ table.T).topk(min(count, len(table)))
     return [
-        [{"id": int(index), "similarity": round(float(value), 4)} for value, index in zip(*pair, strict=True)]
+        [
+            {"id": int(index), "token": tokenizer.decode([int(index)]), "similarity": round(float(value), 4)}
+            for value, index in zip(*pair, strict=True)
+        ]
         for pair in zip(values, places, strict=True)
     ]
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from trainables._question_settings import QUESTIONS
 from trainables._settings import EXECUTION, Ignored, Job, Reporter, Settings
-from trainables.core.footprint import Footprint
+from trainables.core.footprint import BYTES, Footprint, shape_of
 
 VERSION = 1
 """Raised when an unchanged config gives other weights."""
@@ -118,8 +118,14 @@ def build(model: Any, config: Config, task: Any = None) -> Any:
 
 
 def footprint(config: Config, shapes: Mapping[str, Any], dtype: str) -> Footprint | None:
-    """What a prefix adds to a model of these shapes; None: that hangs on the tokens of a text."""
-    return None
+    """What a prefix adds to a model of these shapes; None where its length is that of a text, or layers make it."""
+    shape = shape_of(shapes)
+    plain = config.reparametrisation in ("auto", "none") and config.kind in ("soft", "prefix") and config.bits is None
+    if shape is None or config.length is None or not plain:
+        return None
+    width = shape.hidden if config.kind == "soft" else 2 * shape.layers * shape.kv_width
+    added = config.length * width
+    return Footprint(trainable=added, added=added, weight_bytes=shape.parameters * BYTES[dtype])
 
 
 def folders(config: Config) -> dict[str, str]:
@@ -139,11 +145,11 @@ def choose(job: Job, reporter: Reporter, config: Config) -> dict[str, Any]:
     return chosen(job, reporter, config)
 
 
-def told(model: Any, config: Config) -> dict[str, Any]:
+def told(model: Any, config: Config, tokenizer: Any) -> dict[str, Any]:
     """What there is to tell of the prefix at a measurement: {"metrics": {...}, "nearest": per row}."""
     from trainables._soft_prompts import told as told_of
 
-    return told_of(model, config.nearest)
+    return told_of(model, config.nearest, tokenizer)
 
 
 def save(model: Any, folder: Any) -> dict[str, Any]:

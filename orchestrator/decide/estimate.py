@@ -76,7 +76,7 @@ def estimate(
     ValueError, at its dotted key, where a setting of the method means nothing in this model.
     """
     parameters = shapes["parameters"] if shapes else None
-    if settings.method == NO_METHOD or settings.data is None:
+    if settings.data is None or not registry.trains(settings.method, settings.blocks):
         return Estimate(parameters=parameters)
     train, data = settings.train, settings.data
     micro_batch, accumulation = batch_shape(
@@ -87,7 +87,7 @@ def estimate(
     if trained is not None:
         most = total_steps(trained, train.global_batch, train.epochs, train.max_steps)
     footprint = footprint_of(settings, shapes, registry)
-    exports_adapter = getattr(registry.method(settings.method), "EXPORT", "full") == "adapter"
+    exports_adapter = getattr(registry.method(settings.method), "EXPORT", "full") != "full"
     adapter_bytes = _saved(footprint) * ADAPTER_BYTES if footprint and exports_adapter else None
     block = settings.blocks.get(registry.own_block(settings.method), {})
     return Estimate(

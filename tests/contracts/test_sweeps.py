@@ -6,6 +6,7 @@ import yaml
 from orchestrator.decide.plan import describe, make_plan
 from orchestrator.decide.spec import load
 from orchestrator.record.contents import Contents
+from orchestrator.registry import installed
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -50,8 +51,9 @@ def test_the_default_profile_runs_anywhere_and_is_small(path, plans):
     plan = plans(path, None)
     assert plan.profile == "demo"
     assert plan.unresolved == ()
-    assert len(plan.trials) <= MOST_DEMO_TRIALS
-    for trial in plan.trials:
+    trained = [each for each in plan.trials if installed().trains(each.settings.method, each.settings.blocks)]
+    assert len(trained) <= MOST_DEMO_TRIALS
+    for trial in trained:
         assert trial.estimate.steps <= MOST_DEMO_STEPS
 
 
@@ -193,3 +195,21 @@ def test_the_demo_of_bos_zero_has_the_trials_and_evals_of_the_study(plans):
         assert evals == {
             "attention", "representations", "matrices", "perplexity", "robustness", "samples", "coherence", "ifeval"
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["demo", "full"])
+def test_prefixes_compete_with_text_prompts_and_lora_on_a_split_that_chose_nothing(profile, plans):
+    plan = plans(ROOT / "sweeps" / "prefix_mmlu.yaml", profile)
+    kinds = {
+        trial.settings.blocks["soft_prompt"]["kind"] for trial in plan.trials if "soft_prompt" in trial.settings.blocks
+    }
+    assert kinds == {"soft", "prefix", "text"}
+    assert {trial.settings.method for trial in plan.trials} == {"soft_prompt", "lora"}
+    assert set(plan.axes) == {"train.learning_rate", "soft_prompt.length", "soft_prompt.init"}
+    assert all("questions" in trial.settings.blocks for trial in plan.trials)
+    assert (plan.objective.metric, plan.sweep.evals["mmlu"].score_on) == ("mmlu/val_acc", "test")
+    train = plan.sweep.train
+    assert (train.weight_decay, train.global_batch) == (0.01, 16)
+    assert (train.early_stopping_patience, train.early_stopping_threshold) == (5, 1e-5)
+    if profile == "full":
+        assert (plan.sweep.model.path, train.learning_rate) == ("meta-llama/Llama-3.2-1B-Instruct", 5e-4)

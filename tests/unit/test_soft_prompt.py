@@ -89,6 +89,28 @@ def test_a_cache_and_positions_of_the_own_tokens_give_what_the_whole_input_gives
 
 
 @pytest.mark.parametrize("config", [{}, {"kind": "prefix"}])
+def test_the_eval_of_questions_finds_the_letters_that_training_learnt(config, tmp_path):
+    from evals._score import Request, token_logprobs
+
+    task = soft_job(tmp_path, config, train={"max_steps": 1})
+    fit(task, LocalReporter())
+    subject, asked = load(task.folder / "export"), task_of(task)
+    rows = asked.prepared.heldout[:5]
+    assert len({len(row.ids) for row in rows}) > 1
+    requests = [Request([*row.ids, 0], [len(row.ids)], [asked.letter_ids[row.answer]]) for row in rows]
+    found = [scored.logprobs[0] for scored in token_logprobs(subject, requests, 5)]
+    batch = asked.collate(rows)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        losses, _ = asked.answers(subject.model(**batch).logits[:, -1], labels)
+        places = torch.tensor([0, 3])
+        ids = torch.tensor([rows[0].ids])
+        listed = subject.model(ids, logits_to_keep=places).logits
+        assert listed.sub(subject.model(ids).logits[:, places]).abs().max() < 1e-5
+    assert found == pytest.approx([-float(loss) for loss in losses], abs=1e-4)
+
+
+@pytest.mark.parametrize("config", [{}, {"kind": "prefix"}])
 def test_a_prefix_begins_as_its_text(config, tmp_path):
     task = task_of(soft_job(tmp_path))
     model, plain = prompted(task, config), base()
@@ -175,6 +197,7 @@ def test_the_best_prefix_by_validation_is_exported_and_the_beginning_counts(tmp_
     assert all(f"train/{name}" in entry["metrics"] for name in (*names, "prefix_distance"))
     assert len(entry["nearest"][0]) == 3
     assert entry["nearest"][0][0]["similarity"] <= 1.0
+    assert content["heldout"][0]["nearest"][0][0]["token"] == "Answer", "the beginning is its own text"
 
 
 def test_nothing_is_trained_or_chosen_on_the_test_split(tmp_path):

@@ -115,24 +115,29 @@ def template_renderer(tokenizer: Any) -> Render:
     return lambda messages: _apply(tokenizer, messages, generation=False)
 
 
-def prompt_text(tokenizer: Any, messages: Sequence[Message], role: str = "assistant") -> str:
+def prompt_text(
+    tokenizer: Any, messages: Sequence[Message], role: str = "assistant", template: str | None = None
+) -> str:
     """The rendered text up to where `role` would begin to speak next, as a model continues it.
 
     For the assistant this is the template's generation prompt; for others, and where the template has none, all that it
-    writes before such a message's content. Raises TemplateRefused where the template refuses the messages.
+    writes before such a message's content. Raises TemplateRefused where the template refuses the messages. `template`:
+    one to use instead of the tokenizer's own.
     """
     if role == "assistant" and messages:
-        text = _apply(tokenizer, messages, generation=True)
-        if text != _apply(tokenizer, messages, generation=False):
+        text = _apply(tokenizer, messages, generation=True, template=template)
+        if text != _apply(tokenizer, messages, generation=False, template=template):
             return text
-    return opening(template_renderer(tokenizer), messages, role)
+    return opening(lambda told: _apply(tokenizer, told, generation=False, template=template), messages, role)
 
 
-def _apply(tokenizer: Any, messages: Sequence[Message], generation: bool) -> str:
+def _apply(tokenizer: Any, messages: Sequence[Message], generation: bool, template: str | None = None) -> str:
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation, chat_template=template
+        )
     except TemplateError as error:
         raise TemplateRefused(str(error) or type(error).__name__) from error
     return str(text)

@@ -5,8 +5,8 @@ from datetime import date
 
 _LITERAL = re.compile(r"""strftime_now\(\s*(?:"([^"{}]*)"|'([^'{}]*)')\s*\)""")
 _ASKS = re.compile(r"\bstrftime_now\b\s*\(")
-DATE_STRING = "%d %b %Y"
-"""How Llama 3's templates write `date_string`, where somebody gives it."""
+DAY = "2024-07-26"
+"""The day that questions are asked on where a file names none: the one that Llama 3.2's template falls back to."""
 
 
 def with_date(template: str, day: date) -> str:
