@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,22 @@ def front_of(exported: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "bos": exported.get("bos", "template")}
 
 
+def base_document(content: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The sweep of the model that a trial's own export of whole weights was trained from, where an eval compares with
+    it; None for anything else, whose base is known without this or not at all."""
+    from orchestrator.record.ledger import read_json
+    from orchestrator.registry import installed
+
+    registry = installed()
+    compared = any(
+        getattr(registry.eval(name), "WITH_BASE", False) for name in content["evals"] if name in registry.evals
+    )
+    exported, settings = read_json(folder / "export.json"), read_json(_settings_file(folder))
+    if not compared or exported is None or exported["kind"] != "full" or not settings or "model" not in settings:
+        return None
+    return {**content, "model": settings["model"]}
+
+
 def _settings_file(folder: Path) -> Path:
     """Where a trial keeps its settings, seen from its export folder."""
     return folder.absolute().parent / "settings.json"
@@ -150,30 +167,53 @@ def _default_data(config: Any) -> Any:
     return field.default if field is not None else None
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def planned(arguments: argparse.Namespace, contents: Any) -> tuple[list[Any], list[Any]]:
+    """(what is scored, its base rows). Raises UserError for what cannot be scored here; a base that is not here is said
+    and done without."""
     from orchestrator.decide import spec
     from orchestrator.decide.plan import make_plan
+    from orchestrator.record.machine import this_machine
+
+    def plan_of(content: dict[str, Any]) -> Any:
+        text = json.dumps(content)
+        sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line", contents=contents)
+        plan = make_plan(sweep, contents, machine=this_machine())
+        if plan.unresolved:
+            raise UserError("\n".join(plan.unresolved))
+        return plan
+
+    content = document(arguments)
+    plan = plan_of(content)
+    asked = list(plan.trials or plan.bases)
+    untouched = base_document(content, Path(arguments.model))
+    if untouched is None:
+        return asked, list(plan.bases)
+    try:
+        found = plan_of(untouched)
+    except UserError as error:
+        print(f"note: nothing is compared with the base: {error}", file=sys.stderr)
+        return asked, list(plan.bases)
+    base = (found.trials or found.bases)[0]
+    return [replace(trial, base_id=base.id) for trial in asked], [base]
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from orchestrator.record.contents import Contents
     from orchestrator.record.ledger import Ledger
-    from orchestrator.record.machine import this_machine
     from orchestrator.record.place import output_folder
     from orchestrator.record.sources import Sources
     from orchestrator.run.scoring import failed, score
 
     ledger = Ledger(output_folder(arguments.output))
     ledger.check_writable()
-    text = json.dumps(document(arguments))
     contents = Contents(ledger.cache)
-    sweep = spec.load(text, profile=None, sets=arguments.sets, source="command line", contents=contents)
-    plan = make_plan(sweep, contents, machine=this_machine())
-    if plan.unresolved:
-        raise UserError("\n".join(plan.unresolved))
+    asked, beside = planned(arguments, contents)
     sources, code = Sources(contents, ledger), 0
     with ledger.claimed():
-        for trial in (*plan.bases, *plan.trials):
+        for trial in (*beside, *asked):
             # A base row is scored where it is asked for alone; evals may compare with it all the same.
             ledger.put_reference(trial.id, trial.settings.model_dump(mode="json"), sources.reference(trial))
-        for trial in plan.trials or plan.bases:
+        for trial in asked:
             record = ledger.trial(trial.id)
             assert record is not None
             for task in sources.tasks(trial, record):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.evaluate import document, parser
+from orchestrator.evaluate import base_document, document, parser
 
 
 def evals_of(*arguments):
@@ -58,3 +58,23 @@ def test_a_folder_that_the_export_command_wrote_needs_rows_to_be_named(tmp_path)
     (tmp_path / "settings.json").write_text(json.dumps({"data": {"path": "mine.jsonl", "heldout": 3}}))
     known = document(parser().parse_args(asked))
     assert (known["data"]["path"], known["evals"]) == ("mine.jsonl", {"perplexity": {}})
+
+
+def test_the_base_of_a_trials_own_export_is_known_to_evals_that_compare_with_it(tmp_path):
+    exported = {
+        "kind": "full", "dtype": "float32", "attention": "auto", "trust_remote_code": False, "bos": "always",
+        "base": {"path": "some/model", "revision": None, "hash": None},
+    }  # fmt: skip
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "export.json").write_text(json.dumps(exported))
+
+    def base_of(evals):
+        return base_document(document(parser().parse_args([str(folder), "--evals", evals])), folder)
+
+    assert base_of("attention") is None, "what the export command wrote does not say how its base was read"
+    model = {"path": "some/model", "tokenizer": "auto", "dtype": "auto"}
+    (tmp_path / "settings.json").write_text(json.dumps({"model": model, "data": {"path": "mine.jsonl"}}))
+    found = base_of("ifeval,attention")
+    assert (found["model"], found["data"]["bos"], found["method"]) == (model, "always", "none")
+    assert base_of("ifeval") is None
