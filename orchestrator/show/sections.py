@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.record.records import Results, Row
-from orchestrator.show import choices, comparisons, curves, figures, formats, research, tables
+from orchestrator.show import choices, comparisons, curves, figures, formats, prefixes, research, tables
 from orchestrator.show.account import asked, failures, measured
 from orchestrator.show.answers import (
     STILL_FAILING,
@@ -40,6 +40,7 @@ def build(results: Results) -> Report:
         _tuning,
         _axes,
         choices.section,
+        prefixes.section,
     )
     later: tuple[Callable[[Results, Findings], Section | None], ...] = (
         _curves,

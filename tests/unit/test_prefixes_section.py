@@ -1,0 +1,76 @@
+"""The report's section on prefixes and text prompts, from records as a sweep leaves them."""
+
+from orchestrator.record.records import EvalRecord, MetricRecord, Objective, Results, Row
+from orchestrator.show.document import Charts, Paragraph
+from orchestrator.show.findings import find
+from orchestrator.show.grid import Table
+from orchestrator.show.prefixes import section
+
+
+def entry(step, accuracy, token=None):
+    metrics = {"heldout_accuracy": accuracy, "sample_loss": 0.2, "sample_accuracy": accuracy + 0.02}
+    metrics |= {"prefix_norm": 9.5, "prefix_mean": 0.01, "prefix_std": 0.2, "prefix_distance": float(step)}
+    near = {} if token is None else {"nearest": [[{"id": 7, "token": token, "similarity": 0.93}]]}
+    named = {f"train/{name}": value for name, value in metrics.items()}
+    return {"step": step, "epoch": step / 30, "loss": 1 - accuracy, "metrics": named, **near}
+
+
+def scored(name, right):
+    samples = [
+        {"key": str(place), "paired": True, "scores": {"mmlu/val_acc": {"sum": float(place < right), "count": 1}}}
+        for place in range(40)
+    ]
+    metrics = {"mmlu/val_acc": MetricRecord(value=right / 40, direction="max", n=40)}
+    record = EvalRecord(id="e", trial_id=name, eval="mmlu", config={}, version=1, harness="", data_hash="d",
+                        metrics=metrics)  # fmt: skip
+    return {"evals": {"mmlu": record}, "samples": {"mmlu": samples}}
+
+
+def row(name, kind, right, train):
+    settings = {"method": "soft_prompt", "blocks": {"soft_prompt": {"kind": kind}}}
+    return Row(id=name, label=name, state="done", settings=settings, train=train, **scored(name, right))
+
+
+def results():
+    prefix = {
+        "heldout": [entry(0, 0.45, "Answer"), entry(8, 0.95, "right"), entry(16, 0.9, "other")],
+        "exported": {"step": 8, "keep": "best"},
+        "summary": {"trainable_parameters": 2560},
+        "steps": [],
+    }
+    tried = [
+        {"persona": who, "instruction": what, "shots": shots, "accuracy": right, "loss": loss, "questions": asked}
+        for who, what, shots, right, loss, asked in (
+            ("an examiner", "Pick one.", 2, 0.6, 1.5, 40),
+            ("", "Answer.", 0, 0.5, None, 10),
+        )
+    ]
+    text = {"prompts": {"way": "halving", "scored": 50, "prompts": 2, "tried": tried}, "heldout": [], "steps": []}
+    rows = [row("prefix", "soft", 38, prefix), row("written", "text", 24, text)]
+    return Results(
+        name="s", question="", profile="demo", rows=rows, objective=Objective(metric="mmlu/val_acc", direction="max")
+    )
+
+
+def test_the_section_tells_the_chosen_point_the_nearest_tokens_and_the_best_text_prompt():
+    found = results()
+    made = section(found, find(found))
+    said = next(block.text for block in made.blocks if isinstance(block, Paragraph))
+    assert "60.0 %" in said
+    assert "95.0 %" in said
+    assert "+35.0" in said
+    figure = next(block for block in made.blocks if isinstance(block, Charts)).figures[0]
+    assert "45.0 % at first, 95.0 % exported (step 8), 90.0 % at the end" in figure.alt
+    assert "exported" in figure.svg
+    went, nearest, prompts = (block for block in made.blocks if isinstance(block, Table))
+    assert went.rows[0][:5] == ("prefix", "2,560", "45.0 %", "95.0 %", "8 of 16")
+    assert nearest.rows == (("0", "'Answer' 0.93", "'right' 0.93"),)
+    assert prompts.rows[0][:4] == ("an examiner", "Pick one.", "2", "60.0 %")
+    assert prompts.marked == frozenset({0})
+
+
+def test_a_sweep_without_questions_has_no_such_section():
+    found = results()
+    rows = [each.model_copy(update={"train": {}, "settings": {}}) for each in found.rows]
+    plain = found.model_copy(update={"rows": rows})
+    assert section(plain, find(plain)) is None
