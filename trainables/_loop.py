@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,9 @@ class Loop:
         if self.job.data.packing:
             model = self.trainer.model_wrapped
             model.eval()
-            with self.trainer.compute_loss_context_manager():
+            # Rows that are zeroed whole would look the same behind any other.
+            unscaled = self.scaling.paused() if self.scaling is not None else nullcontext()
+            with unscaled, self.trainer.compute_loss_context_manager():
                 check_borders(model, len(self.tokenizer), self.placement.device, self._is_flat())
             model.train()
 

@@ -1,6 +1,7 @@
 """BOS-zero through the whole fit on the built-in miniature: what trains, what is exported, what is left alone."""
 
 import json
+from itertools import combinations
 
 import pytest
 import torch
@@ -154,6 +155,15 @@ def test_a_stopped_fit_with_drawn_positions_goes_on_to_the_same_bits(tmp_path):
     assert (task.folder / "export" / ADAPTER).read_bytes() == (export / ADAPTER).read_bytes()
     assert resumed["bos_zero"] == whole["bos_zero"]
     assert whole["bos_zero"]["scaled_positions"] == 2 * 2 * whole["rows"]["train"]
+
+
+def test_each_step_draws_anew(tmp_path):
+    """The same rows at every step, and next to no change of the weights."""
+    train = {"learning_rate": 1e-12, "global_batch": 24, "epochs": 3}
+    _, drawn = trained(tmp_path / "drawn", RANDOM, data={"heldout": 0.0}, train=train)
+    _, fixed = trained(tmp_path / "fixed", {}, data={"heldout": 0.0}, train=train)
+    assert losses(fixed) == pytest.approx([losses(fixed)[0]] * 3, abs=1e-6)
+    assert min(abs(one - other) for one, other in combinations(losses(drawn), 2)) > 1e-4
 
 
 def test_splitting_a_batch_changes_no_draw(tmp_path):

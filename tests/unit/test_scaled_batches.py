@@ -1,5 +1,8 @@
 """A scaling counts positions within each sequence: under padding, in packed rows, with a KV cache, in every eval."""
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -191,6 +194,32 @@ def test_scores_of_tokens_are_those_of_embeddings_scaled_by_hand(subject):
         said = by_hand(model, torch.tensor([row]), FACTOR, [[0]])[0].double().log_softmax(-1)
         expected = [float(said[place - 1, row[place]]) for place in range(1, len(row))]
         assert scored.logprobs == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_perplexity_is_that_of_next_tokens_alone_over_every_batch(subject, tmp_path, batch_size):
+    """Each token is scored after what stands before it, pads are in no divisor, and no batch is left out."""
+    from evals import perplexity
+
+    texts = [*TEXTS, "Hello.", "The cat sat on the mat and slept.", "A", "Tom and Lily went home to play with it."]
+    talks = [[{"role": "user", "content": "Go"}, {"role": "assistant", "content": text}] for text in texts]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(json.dumps({"messages": talk}) for talk in talks))
+    model, scaling = scaled(subject.model, factor=0.0)
+    result = perplexity.run(subject, perplexity.Config(batch_size=batch_size), data, tmp_path)
+    total, tokens = 0.0, 0
+    for talk in talks:
+        row = subject.encode(talk, "assistant")
+        said = by_hand(model, torch.tensor([row.input_ids]), 0.0, [[0]])[0].double().log_softmax(-1)
+        for place in range(1, len(row.input_ids)):
+            if row.counts[place]:
+                total, tokens = total - float(said[place - 1, row.input_ids[place]]), tokens + 1
+    metric = result.metrics["perplexity/assistant"]
+    assert metric.n == tokens
+    assert math.log(metric.value) == pytest.approx(total / tokens, abs=1e-5)
+    scaling.remove()
+    plain = perplexity.run(subject, perplexity.Config(batch_size=batch_size), data, tmp_path)
+    assert plain.metrics["perplexity/assistant"].value != pytest.approx(metric.value, rel=1e-3)
 
 
 # -- positions that are drawn -----------------------------------------------------------------------------------------
