@@ -48,9 +48,10 @@ def scores_answer(study: Study, compared: Sequence[Compared]) -> str:
     if perplexity is not None:
         name = perplexity.evidence.metric
         before, after = number_of(perplexity.other, name), number_of(perplexity.row, name)
+        said = f" (difference {_span(perplexity)})" if not perplexity.is_sure else ""
         text += (
             f" Its {formats.metric_label(name)} is {formats.score(name, after)}, that of “{perplexity.other.label}” "
-            f"{formats.score(name, before)} (difference {_span(perplexity)})."
+            f"{formats.score(name, before)}{said}."
         )
     return text
 
