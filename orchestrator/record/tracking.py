@@ -123,6 +123,7 @@ class Tracker:
                     [{"step": p["step"], "heldout_loss": p["loss"], **p.get("metrics", {})} for p in measured],
                 )
                 self._log_points(run_id, gradient_points(row.train.get("gradients", [])))
+                self._log_points(run_id, position_points(row.train))
                 self._set_tag(run_id, "finesweep.heldout", "yes")
             self._log_metrics(run_id, row.train.get("metrics", {}))
             self.client.log_artifact(run_id, str(folder / "train.json"))
@@ -250,6 +251,21 @@ def gradient_points(gradients: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     every = max(1, math.ceil(len(gradients) / MOST_GRADIENTS))
     kept = [entry for place, entry in enumerate(reversed(gradients)) if place % every == 0][::-1]
     return [{"step": entry["step"], **{f"gradients/{k}": v for k, v in entry["norms"].items()}} for entry in kept]
+
+
+def position_points(train: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The gradient at position 0 and its mean over the positions behind, as points: at the embedding and at what the
+    layers are given. The layers themselves are in train.json and in the picture."""
+    names = [name.replace(" ", "_") for name in train.get("position_gradient_rows", [])[:2]]
+    points = []
+    for entry in train.get("position_gradients", []):
+        point = {"step": entry["step"]}
+        for name, (first, *others) in zip(names, entry["norms"], strict=False):
+            known = [value for value in others if value is not None]
+            point[f"position_gradients/{name}/first"] = first
+            point[f"position_gradients/{name}/others"] = sum(known) / len(known) if known else None
+        points.append(point)
+    return points
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

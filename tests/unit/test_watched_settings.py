@@ -6,7 +6,7 @@ from orchestrator.decide.plan import make_plan
 from orchestrator.decide.watching import watching_mistakes
 from orchestrator.errors import MissingDataError, SweepFileError
 from orchestrator.record.functions import check_function
-from orchestrator.record.tracking import MOST_GRADIENTS, gradient_points
+from orchestrator.record.tracking import MOST_GRADIENTS, gradient_points, position_points
 from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, mistakes, read
 from trainables._settings import DataSettings, TrainSettings
 
@@ -112,6 +112,18 @@ def test_mlflow_gets_a_bounded_number_of_gradients():
     assert points[-1] == {"step": 1000, "gradients/a.b": 500.0}
     assert [point["step"] for point in points] == sorted(point["step"] for point in points)
     assert gradient_points([]) == []
+
+
+def test_mlflow_gets_the_gradient_at_the_first_position_beside_that_at_the_others():
+    norms = [[0.0, 1.0, 3.0, None], [5.0, 1.0, 1.0, None], [7.0, 7.0, 7.0, 7.0]]
+    rows = ["embedding", "embedding as the layers get it", "layer 0"]
+    found = position_points({"position_gradients": [{"step": 4, "norms": norms}], "position_gradient_rows": rows})
+    assert found == [{
+        "step": 4, "position_gradients/embedding/first": 0.0, "position_gradients/embedding/others": 2.0,
+        "position_gradients/embedding_as_the_layers_get_it/first": 5.0,
+        "position_gradients/embedding_as_the_layers_get_it/others": 1.0,
+    }]  # fmt: skip
+    assert position_points({}) == []
 
 
 def test_what_deepspeed_cannot_give_while_it_trains_is_refused():
