@@ -1,5 +1,7 @@
 """lm-eval's `mmlu` task on questions of our own: its prompt, its scoring, only the data replaced."""
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,9 @@ def score(
         f"mmlu_{number}": _task([questions[i] for i in places], shots.get(subject, ()), subject, number, count)
         for number, (subject, places) in enumerate(by_subject.items())
     }
-    found = evaluate(lm=lm, task_dict={"tasks": tasks}, log_samples=True, bootstrap_iters=0)
+    # A progress bar for each of 57 subjects says nothing.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        found = evaluate(lm=lm, task_dict={"tasks": tasks}, log_samples=True, bootstrap_iters=0)
     assert found is not None
     results: dict[int, Likelihoods] = {}
     for name, places in zip(tasks, by_subject.values(), strict=True):

@@ -58,7 +58,7 @@ class Config(Settings):
     seed: int = 0
     """Seed of shuffled choices and of answers in words."""
     limit: int | None = Field(None, ge=1)
-    """Use only the first questions of each split."""
+    """Use only so many questions of each split, the first of every subject in turn."""
     batch_size: int = Field(16, ge=1, json_schema_extra=EXECUTION)
     """Questions asked at once."""
 
@@ -134,7 +134,7 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     shots: dict[str, list[Question]] = {}
     for question in found.get(config.shots_from, []) if config.shots else []:
         shots.setdefault(question.subject, []).append(question)
-    chosen = {split: found[name][: config.limit] for split, name in _scored_splits(config).items()}
+    chosen = {split: _limited(found[name], config.limit) for split, name in _scored_splits(config).items()}
     _enough_shots(config, chosen, shots)
     questions = list({question.key: question for part in chosen.values() for question in part}.values())
     answers: dict[str, dict[str, Any]] = {question.key: {} for question in questions}
@@ -150,6 +150,16 @@ def _scored_splits(config: Config) -> dict[str, str]:
     """The one name of each split that is scored -> its name in the file."""
     asked = config.splits()
     return {split_name(asked[key]): asked[key] for key in ("select_on", "score_on") if key in asked}
+
+
+def _limited(questions: list[Question], limit: int | None) -> list[Question]:
+    """The first question of every subject, then the second of every one, and so on, in their own order."""
+    seen: dict[str, int] = {}
+    rounds = []
+    for place, question in enumerate(questions):
+        rounds.append((seen.get(question.subject, 0), place))
+        seen[question.subject] = rounds[-1][0] + 1
+    return [questions[place] for _, place in sorted(sorted(rounds)[:limit], key=lambda item: item[1])]
 
 
 def _enough_shots(config: Config, chosen: dict[str, list[Question]], shots: dict[str, list[Question]]) -> None:

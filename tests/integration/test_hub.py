@@ -30,12 +30,22 @@ sources = Sources(contents, SimpleNamespace(cache=root / "cache"), SimpleNamespa
 TRIAL = SimpleNamespace(settings=SimpleNamespace(data=None))
 
 def rows():
-    path, hashed = sources._eval_data(TRIAL, SimpleNamespace(name="ifeval", data="google/IFEval"))
+    config = SimpleNamespace(data="google/IFEval")
+    path, hashed = sources._eval_data(TRIAL, SimpleNamespace(name="ifeval", data="google/IFEval", config=config))
     data = sources._local(DataSettings(path="google/IFEval"))
     return {"eval": path.read_text(), "hash": hashed, "train": list(read_rows(data))}
 
 def at(commit):
     return list(read_rows(DataSettings(path="google/IFEval", revision=commit)))
+
+def questions():
+    from evals._questions import read_questions
+    from evals.mmlu import Config
+
+    config = Config(data="cais/mmlu", shots=1)
+    path, hashed = sources._eval_data(TRIAL, SimpleNamespace(name="mmlu", data="cais/mmlu", config=config))
+    found = read_questions(path, {split: "data" for split in config.splits().values()})
+    return {"hash": hashed, "read": {split: [q.question for q in part] for split, part in found.items()}}
 
 def adapter():
     return (sources._adapter("some/adapter", contents.adapter("some/adapter")) / "adapter_config.json").read_text()
@@ -95,6 +105,21 @@ def test_rows_are_read_at_the_commit_that_was_hashed_though_the_branch_has_moved
 def test_without_a_network_the_commit_that_is_asked_for_is_read_and_not_the_last_one(moved, ask):
     first, second, _ = moved
     assert ask(f"at({first!r})", f"at({second!r})", offline=True) == [[{"key": 1}], [{"key": 2}]]
+
+
+def test_questions_of_the_hub_are_read_split_by_split_under_the_hubs_own_names(hub, ask):
+    files = {}
+    for split in ("dev", "validation", "test", "auxiliary_train"):
+        table = {"question": [f"{split}?"], "subject": ["anatomy"], "choices": [["a", "b", "c", "d"]], "answer": [2]}
+        out = io.BytesIO()
+        parquet.write_table(pyarrow.table(table), out)
+        files[f"all/{split}-00000-of-00001.parquet"] = out.getvalue()
+    parts = "".join(f"  - split: {path[4:-23]}\n    path: {path}\n" for path in files)
+    readme = f"---\nconfigs:\n- config_name: all\n  data_files:\n{parts}---\n"
+    commit = hub.publish("datasets/cais/mmlu", {**files, "README.md": readme.encode()})
+    (told,) = ask("questions()")
+    assert told["hash"].startswith(f"hub:cais/mmlu@{commit}:all:")
+    assert told["read"] == {"val": ["validation?"], "test": ["test?"], "dev": ["dev?"]}
 
 
 def test_an_adapter_is_downloaded_before_it_is_hashed(moved):

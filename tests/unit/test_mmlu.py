@@ -252,3 +252,10 @@ def test_examples_come_first_from_their_own_subject_and_give_way_to_a_short_cont
     assert cut.shots < 5
     assert len(cut.ids) <= 248
     assert not cut.is_cut
+
+
+def test_a_limit_takes_from_every_subject_in_turn(subject, folder, tmp_path):
+    config = Config(limit=3, temperatures=(), shuffles=0, ways=("chat",))
+    found = run(subject, config, folder, tmp_path)
+    tested = [sample["key"] for sample in found.samples if sample["split"] == "test"]
+    assert tested == ["test/anatomy/0", "test/anatomy/1", "test/sociology/0"]
