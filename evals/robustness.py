@@ -99,6 +99,28 @@ class Config(Settings):
         return getattr(self._inner, "revision", None)
 
     @property
+    def columns(self) -> Any:
+        """Names of the columns of its questions."""
+        return getattr(self._inner, "columns", None)
+
+    @property
+    def splits(self) -> Any:
+        """How it tells the splits that it reads; None where it reads no splits."""
+        return getattr(self._inner, "splits", None)
+
+    @property
+    def allow_selection_on_test(self) -> bool:
+        """Whether the file may rank trials by the split whose score is reported."""
+        return bool(getattr(self._inner, "allow_selection_on_test", False))
+
+    def spoiled(self, metric: str) -> str | None:
+        """Why ranking trials by `metric` would spoil the score that is reported; None where it would not."""
+        ask = getattr(self._inner, "spoiled", None)
+        family, _, score = metric.partition("/")
+        found: str | None = ask(score.replace("_", "/", 1)) if ask is not None and family == "robustness" else None
+        return found
+
+    @property
     def _inner(self) -> BaseModel:
         (config,) = self.of.values()
         assert isinstance(config, BaseModel)

@@ -158,9 +158,8 @@ class Lookup:
     def _rows(self, settings: TrialSettings) -> Known:
         """What a trial is trained on."""
         assert settings.data is not None, "a trial that trains has data"
-        # Questions have the layouts that evals read too.
         asks = self.registry.asks_questions(settings.method, settings.blocks)
-        return self.contents.data(settings.data, "eval" if asks else "train")
+        return self.contents.data(settings.data, "questions" if asks else "train")
 
     def check_functions(self, trials: list[TrialSettings]) -> None:
         """Whether the modules of train.metrics are there."""

@@ -13,6 +13,8 @@ from trainables._questions import EVERY, split_name
 from trainables._settings import DataSettings
 
 QUESTIONS = "questions"
+VALIDATION = "val"
+"""Split that questions validate on where the file names none."""
 ALLOW = "allow_selection_on_test"
 
 
@@ -72,10 +74,9 @@ def _chosen_on(
     if reason:
         found.append(Mistake("objective.metric", metric, reason, fix))
     for trial in trials:
-        asked = trial.blocks.get(QUESTIONS)
-        if trial.method == NO_METHOD or trial.data is None or not isinstance(asked, Mapping):
+        if trial.method == NO_METHOD or trial.data is None:
             continue
-        validation = asked.get("validation_split", "val")
+        validation = (trial.blocks.get(QUESTIONS) or {}).get("validation_split", VALIDATION)
         if overlap(validation, splits["score_on"]) and is_same(trial.data, name):
             rule = f"chooses what is exported by the questions that evals.{name}.score_on scores"
             found.append(Mistake("questions.validation_split", validation, rule, fix))

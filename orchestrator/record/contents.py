@@ -345,7 +345,7 @@ def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:
 def _holds_rows(name: str, kind: str) -> Callable[[Path], bool]:
     """Whether a file or folder may be what the data `name` stands for."""
     own = Path(name).suffix.lower()
-    suffixes = (*SUFFIXES, own) if kind == "eval" and own else SUFFIXES
+    suffixes = (*SUFFIXES, own) if kind != "train" and own else SUFFIXES
 
     def wanted(entry: Path) -> bool:
         is_folder = not own and entry.is_dir() and not entry.name.startswith(".")

@@ -43,7 +43,7 @@ class Sources:
         assert settings.data is not None, "a trial that trains has data"
         asks = self.registry.asks_questions(settings.method, settings.blocks)
         model = self.contents.model(settings.model)
-        data = self.contents.data(settings.data, "eval" if asks else "train")
+        data = self.contents.data(settings.data, "questions" if asks else "train")
         for key, content in (("model.path", model), ("data.path", data)):
             if content.unresolved:
                 raise MissingDataError(f"{key}: {content.unresolved}")

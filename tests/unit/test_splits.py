@@ -122,3 +122,54 @@ def test_the_eval_is_another_one_with_other_splits_or_columns():
         identity(score_on="dev"),
     ]
     assert len({identity(), *others}) == 5
+
+
+def test_an_eval_that_runs_this_one_again_keeps_its_splits_apart_too(tmp_path):
+    text = FILE.replace(
+        "{mmlu: {}}", "{robustness: {of: {mmlu: {temperatures: [], shuffles: 0}}, variants: [drop_first]}}"
+    )
+    assert plan(tmp_path, text=text).objective.metric == "robustness/mmlu_val_acc_none"
+    found = wrong(tmp_path, "objective.metric=robustness/mmlu_test_acc_none", text=text)
+    assert "is a score on test" in found["objective.metric"]
+
+
+PREFIX = """
+name: prefix
+method: soft_prompt
+model: builtin:mini
+data: builtin:questions
+soft_prompt: {}
+questions: {}
+evals: {mmlu: {ways: [chat]}}
+"""
+
+
+def test_three_splits_of_one_file_train_choose_and_report(tmp_path):
+    made = plan(tmp_path, text=PREFIX)
+    assert made.objective.metric == "mmlu/val_acc"
+    assert (made.warnings, made.notices) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("sets", "key", "said"),
+    [
+        (["data.split=test"], "data.split", "trains on the questions that evals.mmlu.score_on scores"),
+        (["data.split=validation"], "data.split", "trains on the questions that evals.mmlu.select_on scores"),
+        (["data.split=all"], "data.split", "trains on the questions that evals.mmlu.score_on scores"),
+        (
+            ["evals.mmlu.select_on=train", "evals.mmlu.score_on=val", "data.split=test"],
+            "questions.validation_split",
+            "chooses what is exported by the questions that evals.mmlu.score_on scores",
+        ),
+    ],
+)
+def test_training_and_validation_on_a_split_that_is_scored_are_refused(tmp_path, sets, key, said):
+    assert said in wrong(tmp_path, *sets, text=PREFIX)[key]
+
+
+def test_questions_in_columns_of_any_name_are_trained_on(tmp_path):
+    rows = [{"ctx": "He", "endings": list("wxyz"), "label": i % 4, "split": split} for split in ("train", "val", "test")
+            for i in range(4)]  # fmt: skip
+    (tmp_path / "swag.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "swag.jsonl"
+    assert plan(tmp_path, f"data.path={path}", f"evals.mmlu.data={path}", text=PREFIX).unresolved == ()
