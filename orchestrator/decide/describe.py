@@ -31,7 +31,8 @@ def describe(plan: "Plan") -> str:
         lines += ["", "evals of every row"]
         for name, config in sweep.evals.items():
             values = ", ".join(f"{key}={value}" for key, value in config.model_dump(mode="json").items())
-            lines.append(f"  {name}: {values}" if values else f"  {name}")
+            shown = values.replace("\n", "\\n")
+            lines.append(f"  {name}: {shown}" if shown else f"  {name}")
     known = [trial.estimate.disk_bytes for trial in plan.trials if trial.estimate.disk_bytes is not None]
     if known:
         lines += ["", f"disk: about {bytes_of(sum(known))} for exports and one checkpoint per trial"]
