@@ -98,12 +98,13 @@ class Entry:
 
 
 class Shelf:
-    """The files of one eval and what they hold. Activations all stay; of the weights of trial, base and difference at
-    most `most_bytes` each, and the trial's others until they have been compared."""
+    """The files of one eval and what they hold. At most `most_bytes` stay of each of trial, base and difference, of
+    activations and of weights by themselves; the trial's others lie there until they have been compared."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder, self.entries = folder, list[Entry]()
-        self._left = dict.fromkeys(("trial", "base", "difference"), most_bytes)
+        self._most_bytes = most_bytes
+        self._left: dict[tuple[Whose, What], int] = {}
         self._passing: list[Path] = []
 
     def put(self, whose: Whose, what: What, group: str, tensors: Mapping[Part, Any], text: str | None = None) -> None:
@@ -120,7 +121,7 @@ class Shelf:
         """Delete what was only there to be compared."""
         for path in self._passing:
             path.unlink(missing_ok=True)
-        for whose in self._left:
+        for whose, _ in self._left:
             own = self.folder / whose
             if own.is_dir() and not any(own.iterdir()):
                 own.rmdir()
@@ -129,14 +130,14 @@ class Shelf:
         from safetensors.torch import save_file
 
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        stays = what == "activation" or size <= self._left[whose]
+        left = self._left.get((whose, what), self._most_bytes)
+        stays = size <= left
+        # Once a file finds no room, no later one does: what stays are the first layers and texts.
+        self._left[whose, what] = left - size if stays else 0
         path = self.folder / whose / name
         if stays or whose == "trial":
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({part.name: tensor.contiguous() for part, tensor in tensors.items()}, path)
-        if what == "weight":
-            # Once a layer finds no room, no later one does: what stays are the first layers.
-            self._left[whose] = self._left[whose] - size if stays else 0
         if not stays:
             self._passing.append(path)
         found = []

@@ -46,9 +46,9 @@ class Config(Rows):
     """Look at what modules give."""
     weights: bool = True
     """Look at the modules' weights."""
-    max_bytes: int = Field(1 << 30, ge=0)
-    """Most bytes of weights that stay on disk for each of trial, base and difference, layer by layer. Statistics and
-    differences are always taken of all."""
+    max_bytes: int = Field(1 << 29, ge=0)
+    """Most bytes that stay on disk of activations, and of weights, for each of trial, base and difference: the first
+    texts and layers. Statistics and differences are always taken of all."""
 
     @model_validator(mode="after")
     def _something(self) -> "Config":
@@ -122,7 +122,8 @@ def _read(
                 shelf.put(whose, "activation", f"{number:03d}", activations(subject, ids, parts, modules), key)
     if config.weights:
         seen: set[int] = set()
-        for layer in dict.fromkeys(part.layer for part in parts):
+        # What lies outside the layers comes last: tables are large, and there is room for the first alone.
+        for layer in sorted({part.layer for part in parts}, key=lambda layer: (layer is None, layer or 0)):
             tensors = {}
             for part in parts:
                 module = modules[part.module]

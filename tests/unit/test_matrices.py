@@ -285,16 +285,17 @@ def test_what_stays_on_disk_is_bounded_and_everything_is_compared(data, tmp_path
     subject = replace(tiny_subject(), untouched=tiny_subject(seed=1))
     everything = matrices.run(subject, matrices.Config(), data, tmp_path)
     layer = (tmp_path / "trial" / "weights-layer-000.safetensors").stat().st_size
-    bounded = matrices.run(subject, matrices.Config(max_bytes=layer + layer // 2, kinds=("q", "down")), data, tmp_path)
-    assert not bounded.tables["files"]["left_out"], "two layers of two kinds fit"
+    matrices.run(subject, matrices.Config(max_bytes=layer + layer // 2), data, tmp_path)
+    kept = {path.name for path in tmp_path.glob("*/weights-*")}
+    assert kept == {"weights-layer-000.safetensors"}, "there is room for one layer and a half"
     bounded = matrices.run(subject, matrices.Config(max_bytes=1), data, tmp_path)
     assert bounded.tables["weights_moved"] == everything.tables["weights_moved"]
     assert bounded.tables["statistics"] == everything.tables["statistics"]
-    assert not list(tmp_path.glob("*/weights-*"))
-    assert len(list(tmp_path.glob("*/activations-*"))) == 3 * len(TEXTS)
+    assert bounded.tables["activations_moved"] == everything.tables["activations_moved"]
+    assert not list(tmp_path.glob("*/*.safetensors"))
     _, lines = read(tmp_path)
-    assert all((line["file"] is None) == (line["what"] == "weight") for line in lines)
-    assert len(bounded.tables["files"]["left_out"]) == 9
+    assert all(line["file"] is None for line in lines)
+    assert len(bounded.tables["files"]["left_out"]) == 3 * (3 + len(TEXTS))
 
 
 def test_statistics_of_several_tensors_are_those_of_all_their_numbers():

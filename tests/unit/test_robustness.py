@@ -225,3 +225,17 @@ def test_data_that_is_missing_is_named_where_the_inner_eval_names_it():
     assert data_key("perplexity", perplexity.Config()) == "evals.perplexity.data"
     rows = eval_rows(config)
     assert (rows.path, rows.name, rows.split) == ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")
+
+
+def test_a_model_whose_first_position_is_zeroed_reads_any_token_there_alike(texts, tmp_path):
+    from trainables._bos_zero import BosZero
+    from trainables._scaling import Scaling
+
+    subject = tiny_subject()
+    config = robustness.Config(of={"perplexity": {"stride": 6, "max_length": 16}}, token="~")
+    drop = "robustness/perplexity_text_replace_first_drop"
+    assert robustness.run(subject, config, texts, tmp_path).metrics[drop].value != 0
+    Scaling.of(BosZero(), subject.model).install(subject.model)
+    found = robustness.run(subject, config, texts, tmp_path)
+    assert found.metrics[drop].value == 0, "in every window, as each begins with BOS"
+    assert found.metrics["robustness/perplexity_text_shift_1_drop"].value != 0
