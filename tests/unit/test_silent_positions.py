@@ -32,9 +32,13 @@ def zeroed(model, is_stopped=True):
     return model
 
 
-def test_a_deep_model_trains_with_its_first_token_taken_away():
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_a_deep_model_trains_with_its_first_token_taken_away(is_recomputed):
     deep = {"layers": 24, "hidden": 64, "inner": 64}
-    found = gradients(zeroed(tiny_llama(**deep)))
+    model = zeroed(tiny_llama(**deep))
+    if is_recomputed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = gradients(model)
     assert all(bool(value.isfinite().all()) for value in found.values())
     spoiled = gradients(zeroed(tiny_llama(**deep), is_stopped=False))
     assert any(bool(value.isnan().any()) for value in spoiled.values()), "this test means something"
