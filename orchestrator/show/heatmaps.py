@@ -4,6 +4,7 @@ Where base and trial stand side by side they share one colour scale from zero; a
 is white at zero and equal on both sides.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,7 +148,7 @@ def layers_and_kinds(moved: Sequence[Mapping[str, Any]]) -> tuple[list[int], lis
     squares: dict[tuple[int, str], list[float]] = {}
     for entry in moved:
         layer, kind, value = entry.get("layer"), entry.get("kind"), entry.get("relative")
-        if isinstance(layer, int) and kind and isinstance(value, int | float):
+        if isinstance(layer, int) and kind and isinstance(value, int | float) and math.isfinite(value):
             squares.setdefault((layer, str(kind)), []).append(float(value) ** 2)
     layers = sorted({layer for layer, _ in squares})
     found = {kind for _, kind in squares}
@@ -214,7 +215,11 @@ def _ticks(axis: Any, names: Sequence[int]) -> None:
 def _values(grid: Grid) -> Any:
     import numpy as np
 
-    return np.array([[float("nan") if value is None else value for value in line] for line in grid], dtype=float)
+    # Layers may differ in their heads.
+    values = np.full((len(grid), max((len(line) for line in grid), default=0)), np.nan)
+    for place, line in enumerate(grid):
+        values[place, : len(line)] = [np.nan if value is None else value for value in line]
+    return values
 
 
 def _minus(one: Grid, other: Grid) -> list[list[float | None]]:

@@ -46,6 +46,14 @@ def test_without_a_base_the_trial_stands_alone():
     assert len(images(sink_maps(other, "t", "sink"))) == 1, "a base of another shape is no base to compare with"
 
 
+def test_layers_may_differ_in_their_heads():
+    uneven = {"alpha": [[0.1, 0.2, 0.3], [0.4]], "texts": 2}
+    values = images(sink_maps(uneven, "t", "sink"))[0].get_array()
+    assert values.shape == (2, 3)
+    assert values[1, 0] == 0.4
+    assert math.isnan(values.filled(math.nan)[1, 2])
+
+
 def test_a_key_that_a_query_cannot_see_is_blank_and_not_a_weight_of_zero():
     first = images(attention_maps(TRIAL, "t", "maps"))[0].get_array()
     assert math.isnan(first.filled(math.nan)[0, 1])
@@ -58,6 +66,8 @@ def test_weights_that_moved_are_put_together_by_layer_and_kind():
         {"module": "b", "layer": 1, "kind": "up", "relative": 0.4},
         {"module": "c", "layer": 0, "kind": "q", "relative": 0.1},
         {"module": "n", "layer": 0, "kind": "norm", "relative": 0.0},
+        {"module": "x", "layer": 1, "kind": "k", "relative": math.nan},
+        {"module": "y", "layer": 1, "kind": "v", "relative": None},
         {"module": "e", "layer": None, "kind": "embed", "relative": 0.9},
     ]
     layers, kinds, values = layers_and_kinds(moved)
