@@ -181,6 +181,7 @@ def configuration_table(row: Row) -> Table:
         ("attention", of("attention") if "attention" in summary else formats.value(setting(row, "model.attention"))),
         ("trained parameters", f"{trainable:,} of {total:,}" if trainable is not None and total else formats.NONE),
         *_adapter(summary.get("adapter")),
+        *_scaling(row.train.get("bos_zero")),
         ("seed", str(row.seed)),
         ("rows trained on", _count(row, "train")),
         ("rows held out", _count(row, "heldout")),
@@ -189,6 +190,18 @@ def configuration_table(row: Row) -> Table:
     ]
     known = tuple((name, text) for name, text in pairs if text not in (formats.NONE, "none", ""))
     return Table((Column("setting"), Column("value")), known)
+
+
+def _scaling(facts: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What scaled the embeddings, where something did."""
+    if not facts:
+        return []
+    where = f"positions {formats.value(facts['positions'])}" if facts["mode"] == "fixed" else "random positions"
+    when = {"train": "in training alone", "eval": "in use alone"}.get(facts["when"], "in training and in use")
+    return [
+        ("embeddings scaled", f"by {formats.value(facts['factor'])} at {where}, {when}"),
+        ("tokens scaled", f"{formats.number(facts['scaled_positions'])} in training"),
+    ]
 
 
 def _sort_key(sign: float, value: float | None) -> float:

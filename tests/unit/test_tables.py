@@ -95,6 +95,15 @@ def test_the_configuration_has_all_rows_of_a_training_summary() -> None:
     assert rows["warmup"] == "0.1 (3 steps)"
 
 
+def test_the_configuration_says_what_was_scaled_where_and_when() -> None:
+    facts = {"factor": 0.05, "positions": [0, 1], "mode": "fixed", "when": "train", "scaled_positions": 1080}
+    row = tuning_results().rows[1]
+    pairs = dict(configuration_table(row.model_copy(update={"train": {**row.train, "bos_zero": facts}})).rows)
+    assert pairs["embeddings scaled"] == "by 0.05 at positions [0, 1], in training alone"
+    assert pairs["tokens scaled"] == "1,080 in training"
+    assert "embeddings scaled" not in dict(configuration_table(row).rows)
+
+
 def test_a_trial_without_training_has_a_configuration_too() -> None:
     table = configuration_table(row("b", "base", None, is_base=True))
     assert dict(table.rows)["model"] == "builtin:mini"
