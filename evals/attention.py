@@ -49,7 +49,7 @@ class Config(Rows):
     @model_validator(mode="after")
     def _inside(self) -> "Config":
         if self.position >= self.max_length:
-            raise ValueError(f"position must be below max_length (got {self.position} and {self.max_length})")
+            raise ValueError(f"position must be below max_length, which is {self.max_length}")
         return self
 
 

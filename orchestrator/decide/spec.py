@@ -221,8 +221,9 @@ def _look_up(merged: Mapping[str, Any], registry: Registry, look: Lookup) -> Non
         look.ask("deepspeed.config", lambda: look.contents.deepspeed(spread.config))
     evals = merged.get("evals")
     asked = evals.items() if isinstance(evals, Mapping) else ()
-    found = {name: _readable(registry.eval(name).Config, value) for name, value in asked if name in registry.evals}
-    found = {name: config for name, config in found.items() if getattr(config, "data", None) != HELDOUT}
+    blocks = {name: _readable(registry.eval(name).Config, value) for name, value in asked if name in registry.evals}
+    # None is a block whose fields contradict each other: what it names cannot be told.
+    found = {name: config for name, config in blocks.items() if config and getattr(config, "data", None) != HELDOUT}
     whole = _readable(DataSettings, merged.get("data"))
     # Rows cannot be judged where trials read them by several formats.
     look.check_evals(found, [], [] if "data.format" in swept else [whole.format if whole else None])

@@ -5,6 +5,7 @@ import yaml
 
 from orchestrator.decide.spec import load, schema
 from orchestrator.errors import SweepFileError
+from orchestrator.registry import installed
 from tests.unit.sweep_stand_ins import REGISTRY, Catalogue, mistakes, read
 
 
@@ -310,6 +311,12 @@ def test_a_misspelt_key_beside_a_path_does_not_hide_that_the_path_is_missing():
     head = "name: test\nmodel: {path: some/model, dtpye: float32}\ndata: {path: rows.jsonl, max_rows: 0}\n"
     found = mistakes("", head, contents=MISSING)
     assert set(found) == {"model.dtpye", "model.path", "data.max_rows", "data.path"}
+
+
+def test_fields_of_an_eval_that_contradict_each_other_are_told():
+    found = mistakes("evals: {attention: {position: 80}}", registry=installed(), contents=Catalogue())
+    assert list(found) == ["evals.attention"]
+    assert "position must be below max_length, which is 64" in found["evals.attention"]
 
 
 def test_what_only_the_trials_name_or_nothing_reads_is_not_asked_for():
