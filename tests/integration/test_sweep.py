@@ -21,7 +21,8 @@ FILE = """
     method: sft
     model: builtin:mini
     data: {path: rows.jsonl, max_length: 256, heldout: 0.1}
-    train: {learning_rate: 1e-4, epochs: 1, global_batch: 8, max_steps: 4, lr_schedule: cosine}
+    train: {learning_rate: 1e-4, epochs: 1, global_batch: 8, max_steps: 4, lr_schedule: cosine, heldout_every: 2,
+      log_gradients: true, metrics: ["tests.integration.user_metrics:accuracy"]}
     search:
       kind: one_at_a_time
       axes: {train.learning_rate: [1e-3]}
@@ -101,6 +102,32 @@ def test_mlflow_holds_the_tree(finished):
     assert len(runs) == 1 + 3 + 3
     scored = [run for run in runs if "ifeval/prompt_level_strict_acc" in run.data.metrics]
     assert len(scored) == 6
+
+
+def test_mlflow_shows_metrics_of_ones_own_and_the_norms_of_gradients_by_part(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.folder / 'mlflow.db'}")
+    trained = [row for row in finished.results()["rows"] if not row["is_base"]]
+    for row in trained:
+        (run,) = client.search_runs(
+            [client.get_experiment_by_name("tiny").experiment_id], f"tags.`finesweep.trial` = '{row['id']}'"
+        )
+
+        def curve(name, run=run):
+            return {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)}
+
+        measured = row["train"]["heldout"]
+        assert [entry["step"] for entry in measured] == [2, 4]
+        for name in ("train/accuracy", "train/own_loss"):
+            assert curve(name) == {entry["step"]: entry["metrics"][name] for entry in measured}
+            assert run.data.metrics[name] == row["train"]["metrics"][name]
+        gradients = row["train"]["gradients"]
+        parts = gradients[0]["norms"]
+        assert [entry["step"] for entry in gradients] == [1, 2, 3, 4]
+        assert {"embed_tokens", "layers.0.self_attn", "layers.3.mlp"} <= set(parts)
+        for part in parts:
+            assert curve(f"gradients/{part}") == {entry["step"]: entry["norms"][part] for entry in gradients}
 
 
 def test_the_same_command_again_starts_nothing(finished, monkeypatch):
