@@ -10,6 +10,8 @@ from evals._rows import Reverse, arranged, keys_of, messages_of, read_rows, sing
 from evals._types import DataError, Message, Subject
 
 Role = Literal["assistant", "user"]
+ANSWERS = ("output", "response", "reference", "completion")
+"""Keys under which a row without turns may hold the answer that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,14 @@ class Asked:
 def next_turns(
     rows: Sequence[dict[str, Any]], place: str, role: Role, n: int | None = None, reverse: Reverse = "auto"
 ) -> list[Turn]:
-    """The first `n` turns of `role` to generate. Rows with a `prompt` are one user message with no reference but their
-    `reference` or `response`, where given. Raises DataError for a row that is neither that nor a conversation."""
+    """The first `n` turns of `role` to generate. A row with a `prompt` is one user message, and the answer that it
+    holds (`ANSWERS`) its reference. Raises DataError for a row that is neither that nor a conversation."""
     turns: list[Turn] = []
     for number, (key, row) in enumerate(zip(keys_of(rows), rows, strict=True), start=1):
         if isinstance(row.get("prompt"), str) and "conversations" not in row and "messages" not in row:
             if role == "assistant":
-                real = row.get("reference", row.get("response"))
-                turns.append(
-                    Turn(key, [{"role": "user", "content": row["prompt"]}], real if isinstance(real, str) else None)
-                )
+                real = next((row[name] for name in ANSWERS if isinstance(row.get(name), str)), None)
+                turns.append(Turn(key, [{"role": "user", "content": row["prompt"]}], real))
         else:
             messages = messages_of(row, f"{place}: row {number}")
             before, reference = split_turn(messages, role, reverse, single_turn_of(row))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from evals._turns import Turn, split_turn, transcript
+from evals._turns import ANSWERS, Turn, split_turn, transcript
 from evals._types import EXECUTION, JSON_SCHEMA, DataError, Direction, Metric, Result, Rows, Subject
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ PARSED = ("json_valid", "json_valid_lenient")
 MATCHED = ("schema_valid", "schema_valid_lenient")
 COMPARED = ("exact_match", "rouge_l", "bleu")
 LAYOUTS = "`conversations`, `messages`, `instruction` or `prompt`"
-ANSWERS = ("output", "response", "reference", "completion")
-"""Keys under which a row without turns may hold the answer that is wanted."""
 
 with warnings.catch_warnings():
     # pydantic says that `schema` hides a deprecated method of its own; nothing calls that.

@@ -1,9 +1,12 @@
 """A plan as aligned text: what `--plan` prints."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from orchestrator.decide.describe_models import describe_model
+from orchestrator.decide.lookup import HUB_PARTS
 from orchestrator.decide.text import NOTHING, bytes_of, card, count, number, table
 
 if TYPE_CHECKING:
@@ -30,8 +33,7 @@ def describe(plan: "Plan") -> str:
     if sweep.evals:
         lines += ["", "evals of every row"]
         for name, config in sweep.evals.items():
-            values = ", ".join(f"{key}={value}" for key, value in config.model_dump(mode="json").items())
-            shown = values.replace("\n", "\\n")
+            shown = _settings(config).replace("\n", "\\n")
             lines.append(f"  {name}: {shown}" if shown else f"  {name}")
     known = [trial.estimate.disk_bytes for trial in plan.trials if trial.estimate.disk_bytes is not None]
     if known:
@@ -45,6 +47,21 @@ def describe(plan: "Plan") -> str:
     lines += _titled("notes", plan.notes) + _titled("warnings", plan.warnings)
     lines += _titled("not on this machine (a run is refused)", plan.unresolved)
     return "\n".join(lines)
+
+
+def _settings(config: BaseModel) -> str:
+    """An eval's settings, but for those that are not set and the usual part of a data set."""
+    written = config.model_dump(mode="json")
+    shown = []
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if value is None or (key in HUB_PARTS and value == field.default):
+            continue
+        if isinstance(value, Mapping) and all(isinstance(item, BaseModel) for item in value.values()):
+            shown.append(f"{key}={', '.join(f'{name} ({_settings(item)})' for name, item in value.items())}")
+        else:
+            shown.append(f"{key}={written[key]}")
+    return ", ".join(shown)
 
 
 def _titled(title: str, texts: Collection[str]) -> list[str]:

@@ -144,3 +144,8 @@ def test_answers_are_compared_with_the_real_turns_where_there_are_any(subject, t
     assert found.metrics["samples/bleu"].n == found.metrics["samples/rouge_l"].n == 2
     whole = BLEU().corpus_score([first["answer"], other["answer"]], [[first["reference"], other["reference"]]]).score
     assert found.metrics["samples/bleu"].value == pytest.approx(whole)
+
+
+def test_a_rows_own_answer_is_the_reference_under_any_of_its_usual_names():
+    rows = [{"prompt": "a", "completion": "one"}, {"prompt": "b", "reference": "two"}, {"prompt": "c"}]
+    assert [turn.reference for turn in next_turns(rows, "rows", "assistant")] == ["one", "two", None]
