@@ -72,7 +72,8 @@ def _sample(question: Question, found: Mapping[str, Any], promised: Mapping[str,
 
 
 def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mapping[str, Any]]) -> dict[str, _Column]:
-    """Leaf of a metric's name -> its column. Beside the metrics there are `entropy` and `mass`, which are no scores."""
+    """Leaf of a metric's name -> its column. Beside the metrics there are `entropy`, `mass` and the
+    share of wrong letters at each temperature."""
     from evals._calibration import calibration
     from evals._subjects import macro
 
@@ -98,8 +99,11 @@ def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mappin
             columns["stable_rate"] = _Column([item["stable"] for item in found], by_group=True)
         said = {f"{t:g}": [item["said"][f"{t:g}"]["choice"] for item in found] for t in config.temperatures}
         for name, picked in said.items():
-            accuracy(f"t{name}_", picked, with_macro=False)
-            columns[f"t{name}_refusal_rate"] = _Column([float(place is None) for place in picked], by_group=True)
+            values = accuracy(f"t{name}_", picked, with_macro=False)
+            refused = [float(place is None) for place in picked]
+            wrong = [1.0 - one - other for one, other in zip(values, refused, strict=True)]
+            columns[f"t{name}_refusal_rate"] = _Column(refused, by_group=True)
+            columns[f"t{name}_wrong_rate"] = _Column(wrong, by_group=True)
         if len(said) > 1:
             same = [float(len(set(row)) == 1 and row[0] is not None) for row in zip(*said.values(), strict=True)]
             columns["consistent_rate"] = _Column(same, by_group=True)
@@ -177,6 +181,7 @@ def _tables(
                 "temperature": t,
                 "n": len(asked),
                 **line(f"t{t:g}_acc", "acc"),
+                **line(f"t{t:g}_wrong_rate", "wrong"),
                 **line(f"t{t:g}_refusal_rate", "refusals"),
             }
             for t in config.temperatures

@@ -43,16 +43,28 @@ def token_logprobs(subject: Subject, requests: Sequence[Request], batch_size: in
             raise ValueError(f"request {number} asks for a position outside 1..{len(request.ids) - 1}.")
     results = [Scored([], []) for _ in requests]
     order = sorted((i for i, r in enumerate(requests) if r.positions), key=lambda i: (-len(requests[i].ids), i))
-    row_bytes = 4 * vocabulary(subject.model)
     start = 0
     while start < len(order):
-        longest = len(requests[order[start]].ids)
-        rows = max(1, min(batch_size, LOGIT_BYTES // (row_bytes * longest)))
-        chosen = order[start : start + rows]
+        chosen = _together(subject, requests, order[start : start + max(1, batch_size)])
         for i, scored in zip(chosen, _batch(subject, [requests[i] for i in chosen]), strict=True):
             results[i] = scored
-        start += rows
+        start += len(chosen)
     return results
+
+
+def _together(subject: Subject, requests: Sequence[Request], order: Sequence[int]) -> list[int]:
+    """As many of these requests, longest first, as have logits below LOGIT_BYTES together; at least one. Where the
+    model computes chosen logits alone, every row has those of all positions that some row asks for."""
+    row_bytes, keeps = 4 * vocabulary(subject.model), "logits_to_keep" in accepted(subject.model)
+    chosen: list[int] = []
+    positions: set[int] = set()
+    for i in order:
+        positions |= set(requests[i].positions)
+        width = len(positions) if keeps else len(requests[order[0]].ids)
+        if chosen and row_bytes * width * (len(chosen) + 1) > LOGIT_BYTES:
+            break
+        chosen.append(i)
+    return chosen
 
 
 def _batch(subject: Subject, requests: list[Request]) -> list[Scored]:

@@ -89,6 +89,7 @@ def section(results: Results, found: Findings) -> Section | None:
     chart = _temperatures(base, best)
     if chart is not None:
         blocks.append(Charts((chart,)))
+    blocks += [_in_words(base, best, split) for split in record.tables.get("temperatures", {})][-1:]
     blocks += [_calibration(base, best, split) for split in record.tables.get("calibration", {})][-1:]
     blocks += _unparsed(best)
     return Section("choices", "Multiple choice", tuple(blocks))
@@ -224,6 +225,21 @@ def _temperatures(base: Row | None, best: Row) -> Figure | None:
         return finish(canvas, "temperatures", caption, f"Accuracy against temperature. {words}.")
 
 
+def _in_words(base: Row | None, best: Row, split: str) -> Table:
+    """Right, wrong and no letter of answers in words at each temperature; the three add up to one."""
+    lines = []
+    for row in (base, best):
+        for line in row.evals[EVAL].tables.get("temperatures", {}).get(split, []) if row else []:
+            shares = (formats.score("x/acc", line[key]) for key in ("acc", "wrong", "refusals"))
+            lines.append(("base" if row is base else best.label, f"{line['temperature']:g}", *shares))
+    spread = best.evals[EVAL].tables["overall"][split].get("temperature_spread")
+    caption = f"Answers in words on {split}: right, another choice's letter or text, no choice."
+    if spread is not None and len(lines) > 2:
+        caption += f" Between temperatures the accuracy of {best.label} differs by {formats.score('x/acc', spread)}."
+    heads = ("trial", "temperature", "right", "wrong", "refusals")
+    return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), tuple(lines), caption)
+
+
 def _calibration(base: Row | None, best: Row, split: str) -> Table:
     """Confidence beside accuracy, bin by bin, of base and best; empty bins are left out."""
     rows = [row for row in (base, best) if row is not None]
@@ -246,7 +262,12 @@ def _calibration(base: Row | None, best: Row, split: str) -> Table:
         for row, item in zip(rows, made, strict=True)
         if item
     )
-    caption = f"Calibration on {split}: expected calibration error {errors}, over the choices' probabilities."
+    entropies = [row.evals[EVAL].tables["overall"][split].get("entropy") for row in rows]
+    nats = " and ".join(formats.number(value, 3) for value in entropies if value is not None)
+    caption = (
+        f"Calibration on {split}: expected calibration error {errors}, over the choices' probabilities, whose entropy "
+        f"is {nats} nats on average."
+    )
     return Table(tuple(Column(head, place > 0) for place, head in enumerate(heads)), tuple(lines), caption)
 
 

@@ -35,6 +35,7 @@ QUIZ_LEAVES = {
     "lm_eval_acc": "accuracy by lm-eval",
     "lm_eval_macro_acc": "accuracy by lm-eval, mean of subjects",
     "refusal_rate": "refusals",
+    "wrong_rate": "wrong letters",
     "stable_rate": "answers kept under shuffled choices",
     "consistent_rate": "answers alike at all temperatures",
     "ece": "expected calibration error",

@@ -67,6 +67,8 @@ def test_the_report_tells_ranked_and_reported_splits_apart(results, tmp_path):
     assert "66.7 % A" in part
     assert "Accuracy against temperature. base: " in part
     assert "expected calibration error" in part
+    assert "nats on average" in part
+    assert "| trial | temperature | right | wrong | refusals |" in part
     unparsed = chosen.evals["mmlu"].tables["unparsed"]
     assert ("No choice told" in part) == bool(unparsed)
     assert "<h2" in (tmp_path / "report.html").read_text()

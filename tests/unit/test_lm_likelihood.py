@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import pytest
@@ -143,3 +144,21 @@ def test_memory_for_logits_bounds_the_batch(subject, monkeypatch):
     alone = token_logprobs(subject, requests, batch_size=6)
     assert seen == [1] * 6
     assert [s.logprobs for s in alone] == [pytest.approx(s.logprobs, abs=1e-5) for s in whole]
+
+
+def test_rows_that_want_one_logit_each_share_a_batch_however_long_they_are(subject, monkeypatch):
+    # Six rows with the logits of two positions each fit; those of all 200 positions would not.
+    requests = [Request([1, *range(10, 210 - i)], [190 - i % 2]) for i in range(6)]
+    vocabulary = subject.model.config.vocab_size
+    monkeypatch.setattr("evals._score.LOGIT_BYTES", 6 * 2 * 4 * vocabulary)
+    seen = []
+    real = subject.model.forward
+
+    @functools.wraps(real)
+    def counting(input_ids, **kwargs):
+        seen.append(len(input_ids))
+        return real(input_ids, **kwargs)
+
+    monkeypatch.setattr(subject.model, "forward", counting)
+    token_logprobs(subject, requests, batch_size=6)
+    assert seen == [6]

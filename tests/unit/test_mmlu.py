@@ -150,6 +150,7 @@ def test_numbers_by_subject_by_group_and_over_all_are_those_of_the_samples(subje
     assert result.metrics["mmlu/test_macro_acc"].value == pytest.approx(sum(means) / 2)
     lines = result.tables["temperatures"]["test"]
     assert [line["temperature"] for line in lines] == [0.0, 0.8]
+    assert all(line["acc"] + line["wrong"] + line["refusals"] == pytest.approx(1) for line in lines)
     spread = max(line["acc"] for line in lines) - min(line["acc"] for line in lines)
     assert result.tables["overall"]["test"]["temperature_spread"] == pytest.approx(spread)
     json.dumps([result.samples, result.tables], allow_nan=False)
