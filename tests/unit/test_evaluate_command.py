@@ -78,3 +78,11 @@ def test_the_base_of_a_trials_own_export_is_known_to_evals_that_compare_with_it(
     found = base_of("ifeval,attention")
     assert (found["model"], found["data"]["bos"], found["method"]) == (model, "always", "none")
     assert base_of("ifeval") is None
+
+
+def test_an_adapter_is_scored_under_the_bos_rule_that_it_was_trained_with(tmp_path):
+    asked = ["some/model", "--evals", "ifeval", "--adapter", str(tmp_path)]
+    assert "data" not in document(parser().parse_args(asked))
+    (tmp_path / "export.json").write_text(json.dumps({"kind": "adapter", "bos": "always", "bos_token": "<|end|>"}))
+    found = document(parser().parse_args(asked))["data"]
+    assert (found["bos"], found["bos_token"]) == ("always", "<|end|>")

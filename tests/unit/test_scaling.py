@@ -390,3 +390,40 @@ def test_a_factor_leaves_the_attention_of_the_first_layer_and_zero_does_not(shar
     moved, lost = ((other[1] - plain[1]).abs().max() for other in (little, nothing))
     assert moved < 0.03
     assert lost > 0.5
+
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+KV = {**SHAPE, "num_key_value_heads": 2, "pad_token_id": 0}
+ARCHITECTURES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "opt": {**SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "gpt_neox": SHAPE,
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "new_decoder_architecture": True},
+    "phi": SHAPE,
+    "phi3": KV,
+    "mistral": KV,
+    "qwen2": KV,
+    "qwen3": {**KV, "head_dim": 8},
+    "gemma2": {**KV, "head_dim": 8},
+    "stablelm": KV,
+    "mixtral": {**KV, "num_local_experts": 2},
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_fires_in_every_architecture(architecture):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(architecture, vocab_size=96, **ends, **ARCHITECTURES[architecture])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    given = model.get_input_embeddings()(IDS).detach().clone()
+    given[:, [0, 2]] *= 0.05
+    plain, expected = logits(model, input_ids=IDS), logits(model, inputs_embeds=given)
+    _, scaling = scaled(lora.build(model, lora.Config(rank=2)).eval(), factor=0.05, positions=[0, 2])
+    assert close(logits(model, input_ids=IDS), expected)
+    assert not close(plain, expected)
+    assert scaling.calls[False] == 1
