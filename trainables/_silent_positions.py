@@ -14,7 +14,9 @@ def decoder_layers(model: Any) -> Any:
     """The decoder layers of a model: the list of modules that has as many as its configuration says; None without."""
     import torch
 
-    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    config = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    count = getattr(text, "num_hidden_layers", None)
     for _, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
