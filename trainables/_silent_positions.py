@@ -14,7 +14,7 @@ def decoder_layers(model: Any) -> Any:
     """The decoder layers of a model: the list of modules that has as many as its configuration says; None without."""
     import torch
 
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     count = getattr(text, "num_hidden_layers", None)
     for _, module in model.named_modules():
