@@ -75,6 +75,7 @@ def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mappin
     """Leaf of a metric's name -> its column. Beside the metrics there are `entropy`, `mass` and the
     share of wrong letters at each temperature."""
     from evals._calibration import calibration
+    from evals._stats import mean
     from evals._subjects import macro
 
     rights = [question.answer for question in asked]
@@ -87,6 +88,8 @@ def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mappin
         columns[f"{leaf}acc"] = _Column(values, chance=chance, by_group=True)
         if with_macro:
             _, stderr, weights = macro(values, parts)
+            if stderr is None:  # a subject of one question has no spread of its own
+                stderr = mean([value * weight for value, weight in zip(values, weights, strict=True)]).stderr_or_none
             columns[f"{leaf}macro_acc"] = _Column(values, weights, stderr, chance)
         return values
 
