@@ -22,6 +22,8 @@ VERSION = 1
 WITH_BASE = True
 DISTINCT = {1: "coherence/distinct_1", 2: "coherence/distinct_2"}
 REPEATED, LIKELY = "coherence/repeated_4grams", "coherence/base_perplexity"
+OF_BASE = (LIKELY,)
+"""What means nothing where no base is at hand, as in an eval that runs this one."""
 
 
 class Config(Rows):

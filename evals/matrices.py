@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from evals._modules import Kind
-from evals._types import DataError, Direction, Metric, Result, Rows, Subject
+from evals._types import EXECUTION, DataError, Direction, Metric, Result, Rows, Subject
 
 if TYPE_CHECKING:
     from evals._captures import Entry, Shelf
@@ -34,7 +34,7 @@ class Config(Rows):
     or `heldout`, the rows that the trial held out."""
     max_texts: int = Field(4, ge=1)
     """How many texts, from the first on."""
-    max_length: int = Field(64, ge=1)
+    max_length: int = Field(64, ge=2)
     """Tokens of a text that are read; what is longer is cut."""
     kinds: tuple[Kind, ...] = ("embed", "norm", "q", "k", "v", "attention", "o", "gate", "up", "down")
     """What kinds of modules, in every layer; `attention` is attention's output. Fused matrices are taken apart."""
@@ -46,7 +46,7 @@ class Config(Rows):
     """Look at what modules give."""
     weights: bool = True
     """Look at the modules' weights."""
-    max_bytes: int = Field(1 << 29, ge=0)
+    max_bytes: int = Field(1 << 29, ge=0, json_schema_extra=EXECUTION)
     """Most bytes that stay on disk of activations, and of weights, for each of trial, base and difference: the first
     texts and layers. Statistics and differences are always taken of all."""
 

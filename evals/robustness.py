@@ -16,6 +16,7 @@ whose drop is smaller than its base's became more robust.
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,8 +68,9 @@ class Config(Settings):
             place = ".".join(str(part) for part in (name, *first["loc"]))
             raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
         for key, field in type(inner).model_fields.items():
-            if field.json_schema_extra == JSON_SCHEMA and str(getattr(inner, key)).startswith("builtin:"):
-                raise ValueError(f"{name}.{key}: must be a file here (got {getattr(inner, key)!r})")
+            if field.json_schema_extra == JSON_SCHEMA and getattr(inner, key) is not None:
+                # Its content would be no part of this eval's id.
+                raise ValueError(f"{name}.{key}: cannot be used here (got {getattr(inner, key)!r}); leave it out")
         return {name: inner}
 
     @field_validator("variants", "shift")
@@ -135,11 +137,18 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"evals.{name}")
 
 
+def _of_base(name: str) -> tuple[str, ...]:
+    """Scores of an eval that need the base, which is not at hand under a change."""
+    return tuple(getattr(_module(name), "OF_BASE", ()))
+
+
 def metrics(config: Config) -> dict[str, Direction]:
     """Every score of the eval under every variant, better as the eval says, and its drops, better when smaller."""
     ((name, inner),) = config.of.items()
     found: dict[str, Direction] = {}
     for score, direction in _module(name).metrics(inner).items():
+        if score in _of_base(name):
+            continue
         for variant in variant_names(config):
             found[_named(score, variant)] = direction
             if variant != NONE:
@@ -196,7 +205,9 @@ def run(subject: Subject, config: Config, data: Path | None, folder: Path) -> Re
     for variant in variants:
         own = folder / variant.name
         own.mkdir(parents=True, exist_ok=True)
-        results[variant.name] = module.run(Perturbed(subject, variant, unseen), inner, data, own)
+        found = module.run(Perturbed(subject, variant, unseen), inner, data, own)
+        kept = {score: metric for score, metric in found.metrics.items() if score not in _of_base(name)}
+        results[variant.name] = replace(found, metrics=kept)
         if not any(own.iterdir()):
             own.rmdir()
     return combine(results, _tables(subject, variants, config))

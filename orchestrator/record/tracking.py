@@ -23,7 +23,7 @@ PICTURES = "finesweep.pictures"
 PARENT = "mlflow.parentRunId"
 PLOTS = "plots"
 """Folder of a run's artifacts that holds its pictures; on a trial's run, with a folder for each eval."""
-Drawn = Callable[[], Mapping[str, bytes]]
+Drawn = Callable[[], Mapping[str, bytes] | None]
 """Draws pictures when they are wanted: file name -> content."""
 SPEED = "train/tokens_per_second"
 MOST_GRADIENTS = 200
@@ -170,6 +170,9 @@ class Tracker:
         if drawn is None or self._tag(marked, PICTURES) == mark:
             return
         pictures = drawn()
+        if pictures is None:
+            # Tried again by the next run.
+            return
         with tempfile.TemporaryDirectory() as folder:
             for name, content in pictures.items():
                 (Path(folder) / name).write_bytes(content)

@@ -276,20 +276,20 @@ class Experiment:
         row = self._row(task.trial_id)
         self._track(lambda tracker: tracker.eval_finished(row, record, samples, self._drawn(row, record)))
 
-    def _drawn(self, row: Row, record: EvalRecord | None = None) -> Callable[[], dict[str, bytes]] | None:
+    def _drawn(self, row: Row, record: EvalRecord | None = None) -> Callable[[], dict[str, bytes] | None] | None:
         """Draws the pictures of a training, or of one of its evals, when they are asked for. A chart that cannot be
         drawn must cost neither the sweep nor its metrics."""
         draw = self.draw
         if draw is None:
             return None
 
-        def drawn() -> dict[str, bytes]:
+        def drawn() -> dict[str, bytes] | None:
             try:
                 return draw.eval_pictures(row, record) if record is not None else draw.training_pictures(row)
             except Exception as error:  # whatever a drawing library says of odd numbers
                 what = record.eval if record is not None else "training"
                 self.shown.message(f"pictures of {row.label}, {what}: {type(error).__name__}: {error}")
-                return {}
+                return None
 
         return drawn
 

@@ -14,7 +14,7 @@ from orchestrator.record.records import EvalRecord, Results, Row
 from orchestrator.show import formats
 from orchestrator.show.evidence import Evidence, compare_rows
 from orchestrator.show.gradients import gradient_norms
-from orchestrator.show.metrics import direction_of, heldout_of, samples_of, setting, steps_of
+from orchestrator.show.metrics import NEUTRAL, direction_of, heldout_of, samples_of, setting, steps_of
 
 Answer = Literal["yes", "partly", "no", "not sure", "unknown"]
 
@@ -30,6 +30,8 @@ FORMS = ("format/schema_valid", "format/json_valid", "ifeval/prompt_level_strict
 """What says whether outputs have the form that was asked for; the first that was measured."""
 UNSEEN = ("format/exact_match", "format/rouge_l")
 """What says how right the answers to unseen prompts are, where the objective does not."""
+NOT_OF_ANSWERS = (*NEUTRAL, "perplexity", "robustness", "coherence")
+"""Evals that do not say whether an answer is right."""
 
 RULE = (
     f"Rules. The loss fell where the mean of its last tenth of steps lies more than {FALL:.0%} below the mean of its "
@@ -115,17 +117,23 @@ def in_form(results: Results, row: Row, base: Row | None, name: str | None) -> I
     return Indicator(question, answer, evidence, tuple(mend), figure)
 
 
+def _of_answers(metric: str) -> bool:
+    """Whether a metric judges answers as better or worse; others tell of the inside, or have an indicator of their
+    own."""
+    return metric.split("/")[0] not in NOT_OF_ANSWERS
+
+
 def unseen_improved(
     results: Results, row: Row, base: Row | None, against: Evidence | None, form: str | None = None
 ) -> Indicator:
     """Whether the trial answers prompts that it was not trained on better than the base does."""
     question = "Did unseen examples improve?"
     objective = results.objective.metric
-    asked = [record for record in row.evals.values() if any(not n.startswith("perplexity/") for n in record.metrics)]
+    asked = [record for record in row.evals.values() if any(map(_of_answers, record.metrics))]
     unseen = [record for record in asked if not _trained_on(row, record)]
     if asked and not unseen:
         return Indicator(question, "unknown", "the eval's rows were trained on")
-    own = [name for record in unseen for name in record.metrics if not name.startswith("perplexity/")]
+    own = [name for record in unseen for name in record.metrics if _of_answers(name)]
     wanted = [
         *([objective] if objective in own and objective != form else []),
         *UNSEEN,

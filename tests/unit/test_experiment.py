@@ -5,6 +5,7 @@ import json
 from orchestrator.decide.plan import make_plan
 from orchestrator.record.ledger import Ledger
 from orchestrator.record.records import Row
+from orchestrator.record.sources import Sources
 from orchestrator.registry import installed
 from orchestrator.run.experiment import Experiment
 from tests.unit.analysis_fixture import analysis_record
@@ -25,7 +26,7 @@ def test_a_chart_that_cannot_be_drawn_costs_a_line_and_nothing_else():
 
     experiment = Experiment(make_plan(read(""), Catalogue()), None, None, Shown(), draw=Broken())
     record = analysis_record("attention", "t0", [], {})
-    assert experiment._drawn(Row(id="t0", label="baseline"), record)() == {}
+    assert experiment._drawn(Row(id="t0", label="baseline"), record)() is None
     assert said == ["pictures of baseline, attention: ZeroDivisionError: no numbers"]
 
 
@@ -36,7 +37,7 @@ def test_a_merge_that_is_asked_for_after_training_is_not_passed_over_in_silence(
         for merge in ("false", "true")
     ]
     trial = plans[1].trials[0].id
-    experiments = [Experiment(plan, ledger, None, None) for plan in plans]
+    experiments = [Experiment(plan, ledger, Sources(Catalogue(), ledger), None) for plan in plans]
     assert plans[0].trials[0].id == trial
     assert experiments[1].unmerged() == []
     folder = finished_trial(ledger, trial)

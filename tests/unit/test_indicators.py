@@ -126,6 +126,20 @@ def test_an_eval_on_the_rows_of_training_says_nothing_of_unseen_ones():
     assert (found.answer, found.evidence) == ("unknown", "the eval's rows were trained on")
 
 
+@pytest.mark.parametrize("family", ["attention", "matrices", "robustness", "coherence"])
+def test_what_an_eval_tells_of_the_inside_is_no_improvement_on_unseen_examples(family):
+    results, rows = form_results(0, 40), []
+    for item in results.rows:
+        samples = [
+            {"key": str(key), "paired": True, "scores": {f"{family}/score": {"sum": float(item.is_base), "count": 1}}}
+            for key in range(40)
+        ]
+        record = record_of(family, item.id, samples, "min")
+        rows.append(item.model_copy(update={"evals": {family: record}, "samples": {family: samples}}))
+    found = answers(results.model_copy(update={"rows": rows}))[UNSEEN]
+    assert (found.answer, found.evidence) == ("unknown", "no eval on unseen prompts was run")
+
+
 def test_perplexity_is_compared_with_the_base_where_an_eval_measured_it():
     results = masking_results()
     better, worse = answers(results)[PERPLEXITY], None

@@ -147,6 +147,16 @@ def test_a_generating_eval_is_asked_with_changed_prompts(tmp_path):
     assert robustness.harness_of(config) == f"ifeval {ifeval.VERSION} {ifeval.harness()}"
 
 
+def test_what_needs_the_base_is_no_score_under_a_change(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "Tell me about it."}\n')
+    config = robustness.Config(of={"coherence": {"max_new_tokens": 6}}, variants=("replace_first",))
+    found = robustness.run(tiny_subject(), config, path, tmp_path)
+    assert set(found.metrics) <= set(robustness.metrics(config))
+    assert any("distinct" in name for name in found.metrics)
+    assert not [name for name in robustness.metrics(config) if "base" in name]
+
+
 def test_a_drop_is_positive_where_the_change_harms_whichever_way_the_score_is_better():
     from evals._types import Metric, Result
 
@@ -189,7 +199,8 @@ def test_what_cannot_be_run_is_said():
         ({"robustness": {}}, "no such eval as 'robustness'"),
         ({"perplexity": {}, "ifeval": {}}, "must name one eval"),
         ({"perplexity": {"rolls": 1}}, r"perplexity\.rolls: Extra inputs"),
-        ({"format": {"schema": "builtin:avro"}}, r"format\.schema: must be a file here"),
+        ({"format": {"schema": "builtin:avro"}}, r"format\.schema: cannot be used here"),
+        ({"format": {"schema": "mine.json"}}, r"format\.schema: cannot be used here"),
     ):
         with pytest.raises(ValidationError, match=message):
             robustness.Config(of=of)
