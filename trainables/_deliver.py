@@ -94,7 +94,13 @@ def _check(
     kind = description["kind"]
     if kind == "reference":
         raise ValueError(f"nothing was trained: the trial scores {description['base']['path']!r} as it is. Use that.")
+    if kind == "text_prompt":
+        words = description["questions"]["instruction"]
+        raise ValueError(f"nothing was trained: the trial is {description['base']['path']!r} told {words!r}. Use both.")
     asked = [name for name, wanted in (("--dtype", dtype), ("--quantize", quantize), ("--onnx", onnx)) if wanted]
+    if kind == "soft_prompt" and (merge or asked):
+        named = "--merge" if merge else asked[0]
+        raise ValueError(f"{named} needs a whole model, and a soft prompt changes no weight. Leave it out.")
     if kind == "adapter" and not merge and asked:
         raise ValueError(f"{asked[0]} needs a whole model, and this trial's export is an adapter. Add --merge.")
     if onnx:
@@ -113,6 +119,10 @@ def _written(
     onnx: bool,
 ) -> tuple[str, str, str | None, float | None, float | None, float | None, tuple[str, ...]]:
     """Fill the folder; the fields of Delivered behind `folder`."""
+    if description["kind"] == "soft_prompt":
+        shutil.copytree(export, fresh)
+        note = "the prefix holds all that comes before a question: give it the question without template or BOS"
+        return "adapter", description["dtype"], None, None, None, None, (note,)
     if description["kind"] == "adapter" and not merge:
         shutil.copytree(export, fresh)
         notes = _make_servable(fresh, description)

@@ -200,7 +200,10 @@ class QuestionTask:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = [
+            f"the best measurement on {self.asked.validation_split} ({self.job.train.best_metric}) is exported, the "
+            "untrained beginning included; training goes on from the last step"
+        ]
         if self.lead_in != self.asked.lead_in or (self.asked.letters and self.letters != self.asked.letters):
             notes.append(
                 f"questions: the choices are called {', '.join(self.letters)} behind {self.lead_in!r}, "

@@ -100,8 +100,10 @@ def load_questions(
 ) -> dict[str, list[Question]]:
     """The questions of `data.path` by split: files and folders as `read_questions` reads them, else a hub data set with
     the configuration `data.name`. `data.split` is not looked at. Raises DataError."""
-    if files_of(data) is not None:
-        return read_questions(Path(data.path).expanduser(), splits, columns, data.name)
+    path = Path(data.path).expanduser()
+    # Conversations are in no CSV file: what is there is looked at before a hub's name is thought of.
+    if path.exists() or files_of(data) is not None:
+        return read_questions(path, splits, columns, data.name)
     found: dict[str, list[Question]] = {}
     for split, key in splits.items():
         rows = hub_rows(data, split)

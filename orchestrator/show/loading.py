@@ -9,6 +9,10 @@ TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 """Last names of modules that map tokens to vectors or back, whose adapters vLLM does not load."""
 
 
+PREFIXES = ("PROMPT_TUNING", "PREFIX_TUNING")
+"""PEFT's types that stand before the input instead of changing layers."""
+
+
 def loading(written: Mapping[str, Any], name: str) -> str:
     """Python that loads the model as it was scored, and the servers that take it; see `card` for `written`."""
     return _adapter(written, name) if written["kind"] == "adapter" else _whole(written, name)
@@ -65,6 +69,11 @@ def _quantized(quantization: Mapping[str, Any]) -> list[str]:
 
 
 def _served(written: Mapping[str, Any], adapter: Mapping[str, Any], name: str) -> str:
+    if adapter.get("peft_type") in PREFIXES:
+        return (
+            "A prefix goes before the embeddings of a question, which is then given without the template's opening: "
+            "`questions` and `prefix` of export.json say how one is asked. Servers of LoRA adapters do not load it."
+        )
     rank = vllm_rank(adapter)
     if written.get("quantization") or rank is None:
         why = "its base is read in fewer bits" if written.get("quantization") else "it is no plain LoRA"

@@ -230,6 +230,32 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     assert resumed["heldout"][-1]["loss"] == pytest.approx(whole["heldout"][-1]["loss"])
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_in_fewer_bits_is_trained_before_and_read_again(bits, tmp_path):
+    task = soft_job(tmp_path, {"bits": bits}, train={"max_steps": 1})
+    content = fit(task, LocalReporter())
+    subject = load(task.folder / "export")
+    assert subject.description["quantization"]["bits"] == bits
+    found = task_of(task).measure(subject.model, 0, 1, "cpu")
+    assert found["loss"] == pytest.approx(content["heldout"][content["exported"]["step"]]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("init", ["vocab", "normal"])
+def test_a_prefix_can_begin_elsewhere_and_as_an_earlier_one(init, tmp_path):
+    task = soft_job(tmp_path, {"init": init, "length": 5}, train={"max_steps": 1})
+    content = fit(task, LocalReporter())
+    export = task.folder / "export"
+    asked = task_of(task)
+    again = prompted(asked, {"init": str(export)})
+    assert len(again.prefix.initial) == 5
+    exported = content["heldout"][content["exported"]["step"]]
+    assert asked.measure(again, 0, 1, "cpu")["loss"] == pytest.approx(exported["loss"], abs=1e-4)
+    with pytest.raises(ValueError, match=r"soft_prompt\.init"):
+        prompted(asked, {"init": str(export), "length": 9})
+    with pytest.raises(ValueError, match=r"soft_prompt\.init"):
+        prompted(asked, {"init": str(tmp_path / "nowhere")})
+
+
 DATED = (
     "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
