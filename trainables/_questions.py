@@ -281,12 +281,13 @@ def _place(answer: Any, texts: Sequence[str], labels: Sequence[str], first: int)
     said = str(answer).strip()
     if said in labels:
         return labels.index(said)
+    place = -1
     if re.fullmatch(r"[0-9]+(\.0+)?", said) and not isinstance(answer, bool):
         place = int(float(said)) - first
     elif len(said) == 1 and said.upper() in LETTERS:
         place = LETTERS.index(said.upper())
-    else:
-        place = list(texts).index(answer) if answer in texts else -1
     if not 0 <= place < len(texts):
+        place = list(texts).index(answer) if answer in texts else -1
+    if place < 0:
         raise ValueError(f"its answer {answer!r} is none of its {len(texts)} choices")
     return place

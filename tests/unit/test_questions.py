@@ -130,3 +130,36 @@ def test_both_sides_read_the_real_mmlu_files_whole(shared_file):
         found = reader.read_questions(shared_file("mmlu"), {"dev": "data", "val": "data"})
         assert {split: len(rows) for split, rows in found.items()} == {"dev": 285, "val": 1531}
         assert all(len({row.subject for row in rows}) == 57 for rows in found.values())
+
+
+@pytest.mark.parametrize(
+    ("answer", "first", "place"),
+    [("B", 0, 1), ("b", 0, 1), (2, 0, 2), ("2", 0, 2), (2.0, 0, 2), ("2", 1, 1), ("z", 0, 2), ("x", 0, 0),
+     ("D", 0, None),
+     (3, 0, None), (0, 1, None), ("nothing", 0, None), ("7", 0, 3)],
+)  # fmt: skip
+def test_the_right_choice_is_a_letter_a_place_or_a_text(answer, first, place):
+    from evals import _questions as scored
+    from trainables import _questions as trained
+
+    choices = ["x", "y", "z", "7"] if answer == "7" else ["x", "y", "z"]
+    for reader in (scored, trained):
+        row = {"question": "Q", "choices": choices, "answer": answer}
+        if place is None:
+            with pytest.raises(ValueError, match="is none of its 3 choices"):
+                reader.read_question(row, reader.Columns(first=first))
+        else:
+            assert reader.read_question(row, reader.Columns(first=first)).answer == place
+
+
+def test_columns_of_ones_own_names_and_one_column_a_choice(tmp_path):
+    from evals import _questions as scored
+    from trainables import _questions as trained
+
+    (tmp_path / "q.csv").write_text("stem,opt1,opt2,gold,fold\nWhy?,x,y,2,val\nHow?,x,y,opt1,test\n")
+    for reader in (scored, trained):
+        columns = reader.Columns(question="stem", choices=("opt1", "opt2"), answer="gold", first=1, split="fold")
+        found = reader.read_questions(tmp_path / "q.csv", {"val": "a", "test": "b"}, columns)
+        assert {split: [row.answer for row in part] for split, part in found.items()} == {"val": [1], "test": [0]}
+        with pytest.raises(ValueError, match="has no column 'text'"):
+            reader.read_questions(tmp_path / "q.csv", {"val": "a"}, reader.Columns(question="text", split="fold"))
