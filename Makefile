@@ -25,8 +25,9 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# One process a core; integration shares one Ray cluster, and stays in one.
 unit: $(INSTALLED)
-	$(PY) -m pytest tests/unit tests/contracts
+	$(PY) -m pytest -n auto --dist loadfile tests/unit tests/contracts
 
 integration: $(INSTALLED)
 	$(PY) -m pytest tests/integration -m "not slow"
