@@ -174,7 +174,8 @@ def activations(
     subject: Subject, ids: Sequence[int], parts: Iterable[Part], modules: Mapping[str, Any]
 ) -> dict[Part, Any]:
     """What the modules give on one text, each on the CPU as soon as it is there: [positions, outputs], of an attention
-    module its output after the last matrix. Before a rotation by position, where a model has one."""
+    module its output after the last matrix. Before a rotation by position, where a model has one; without what a soft
+    prompt puts in front."""
     from evals._layers import read
 
     by_module: dict[str, list[Part]] = {}
@@ -184,7 +185,7 @@ def activations(
 
     def look(own: list[Part]) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            given = (output[0] if isinstance(output, tuple) else output).detach()[0]
+            given = (output[0] if isinstance(output, tuple) else output).detach()[0][-len(ids) :]
             for part in own:
                 found[part] = (given if part.rows is None else given[..., slice(*part.rows)]).to("cpu", copy=True)
 

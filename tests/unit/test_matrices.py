@@ -322,3 +322,28 @@ def test_a_config_that_looks_at_nothing_is_refused(tmp_path):
     assert (
         matrices.run(tiny_subject(), matrices.Config(data="text.txt"), path, tmp_path).samples[0]["key"] == "text.txt"
     )
+
+
+def test_a_soft_prompt_moves_activations_of_the_texts_own_tokens_and_no_weight(data, tmp_path):
+    from trainables._prompted import Prompted
+
+    class Prefix(torch.nn.Module):
+        in_cache = False
+
+        def __len__(self):
+            return 3
+
+        def __init__(self):
+            super().__init__()
+            self.rows = torch.nn.Parameter(torch.ones(3, 32))
+
+        def forward(self):
+            return self.rows
+
+    base = tiny_subject()
+    model = Prompted(tiny_subject().model, Prefix()).eval()
+    found = matrices.run(replace(tiny_subject(), model=model, untouched=base), matrices.Config(), data, tmp_path)
+    assert found.metrics["matrices/weights_moved"].value == 0
+    moved = {row["module"]: row["relative"] for row in found.tables["activations_moved"]}
+    assert moved["model.embed_tokens"] == 0
+    assert moved["model.layers.0.self_attn"] > 0
