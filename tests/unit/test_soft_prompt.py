@@ -9,11 +9,12 @@ import torch
 from peft import PeftModel
 
 from tests.local_reporter import LocalReporter, job
+from tests.unit.tiny_models import IDS, tiny_llama
 from trainables._export import load
 from trainables._fit import fit, prepared_rows, tokenizer_arguments
 from trainables._model import load_model, place
 from trainables._settings import ModelSettings
-from trainables._soft_prompts import attach
+from trainables._soft_prompts import attach, save
 from trainables._tokenizer import load_tokenizer
 from trainables.builtin.sources import write
 from trainables.soft_prompt import Config
@@ -228,6 +229,20 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     assert resumed["resumed_at_step"] == 2
     assert [point["loss"] for point in resumed["steps"]] == pytest.approx([point["loss"] for point in whole["steps"]])
     assert resumed["heldout"][-1]["loss"] == pytest.approx(whole["heldout"][-1]["loss"])
+
+
+@pytest.mark.parametrize("kind", ["soft", "prefix"])
+def test_peft_reads_a_prefix_of_a_model_that_shares_its_keys_among_heads(kind, tmp_path):
+    torch.manual_seed(1)
+    model = attach(tiny_llama(), Config(kind=kind, length=4), None).eval()
+    with torch.no_grad():
+        model.prefix.rows.add_(0.1 * torch.randn_like(model.prefix.rows))
+    save(model, tmp_path)
+    other = PeftModel.from_pretrained(tiny_llama(), str(tmp_path)).eval()
+    with torch.no_grad():
+        own = model(IDS).logits
+        peft = other(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits[:, -IDS.shape[1] :]
+    assert own.sub(peft).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -1,0 +1,56 @@
+"""Soft prompts in a sweep file: what makes one trial another, and what is refused before anything runs."""
+
+import pytest
+
+from orchestrator.decide.plan import make_plan
+from orchestrator.errors import SweepFileError
+from orchestrator.registry import installed
+from tests.unit.sweep_stand_ins import Catalogue, read
+
+FILE = """
+method: soft_prompt
+search:
+  kind: list
+  trials:
+    - {name: one, %s}
+    - {name: other, %s}
+"""
+
+
+def plan_of(one, other, catalogue=None):
+    return make_plan(read(FILE % (one, other), registry=installed()), catalogue or Catalogue())
+
+
+def ids(*trials, catalogue=None):
+    return len({trial.id for trial in plan_of(*trials, catalogue=catalogue).trials})
+
+
+def test_which_split_is_trained_on_makes_another_trial():
+    assert ids("data.split: train", "data.split: dev") == 2
+
+
+def test_another_block_of_questions_makes_another_trial():
+    assert ids("questions.loss_over: vocab", "questions.loss_over: choices") == 2
+
+
+def test_an_earlier_prefix_is_known_by_its_content():
+    folders = {"runs/a": "same", "runs/b": "same", "runs/c": "changed"}
+    trials = ("soft_prompt.init: runs/a", "soft_prompt.init: runs/c")
+    assert ids(*trials, catalogue=Catalogue(folders)) == 2
+    with pytest.raises(SweepFileError, match="the same trial"):
+        plan_of("soft_prompt.init: runs/a", "soft_prompt.init: runs/b", Catalogue(folders))
+
+
+def test_text_prompts_are_the_same_whatever_others_train_with():
+    text = "soft_prompt.kind: text, train.learning_rate"
+    with pytest.raises(SweepFileError, match="the same trial"):
+        plan_of(f"{text}: 1e-3", f"{text}: 1e-2")
+    trial = plan_of(f"{text}: 1e-3", "train.learning_rate: 1e-2").trials[0]
+    assert (trial.estimate.steps, trial.estimate.rows) == (None, None)
+
+
+def test_a_prefix_may_stop_by_the_accuracy_that_is_measured_of_questions_and_by_no_other():
+    known = "train.best_metric: train/heldout_accuracy, train.best_direction: max"
+    assert ids(known, "train.learning_rate: 1e-3") == 2
+    with pytest.raises(SweepFileError, match="train/heldout_accuracy"):
+        plan_of("train.best_metric: train/rouge", "train.learning_rate: 1e-3")
