@@ -77,6 +77,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def written(row: Any, export: Path, described: dict[str, Any], done: Any) -> dict[str, Any]:
     """What the card is told of the files; see `orchestrator.show.card.card`."""
+    from trainables._bos_zero import used_with_scaling
+
     config = export / "adapter_config.json"
     return {
         "kind": done.kind,
@@ -86,6 +88,7 @@ def written(row: Any, export: Path, described: dict[str, Any], done: Any) -> dic
         "base": (row.settings.get("model") or {}).get("path", described["base"]["path"]),
         "notes": done.notes,
         "quantization": described.get("quantization"),
+        "scaled": used_with_scaling(export),
         "adapter": json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None,
         "trust_remote_code": described.get("trust_remote_code", False),
     }

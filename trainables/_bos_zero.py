@@ -118,10 +118,19 @@ def merge_mistake(config: Any, block: BosZero | None) -> tuple[str, Any, str] | 
     return None
 
 
+def _when(export: Path) -> str:
+    file = export / CONFIG
+    return str(json.loads(file.read_text(encoding="utf-8"))["when"]) if file.is_file() else "train"
+
+
+def used_with_scaling(export: Path) -> bool:
+    """Whether an export is scaled when it is used, which its weights alone do not hold."""
+    return _when(export) != "train"
+
+
 def refuse_without_scaling(export: Path, what: str) -> None:
     """Raise ValueError where `what` (a merge, or a file of another kind) would lose the scaling of this export."""
-    file = export / CONFIG
-    when = json.loads(file.read_text(encoding="utf-8"))["when"] if file.is_file() else "train"
+    when = _when(export)
     if when != "train":
         raise ValueError(f"{what}: {LOST.format(when=when)}. {KEPT} (got {export})")
 

@@ -20,6 +20,7 @@ def drop_names(names: Iterable[str]) -> list[str]:
 
 def drop_bars(rows: Sequence[Row], name: str) -> Figure | None:
     """What each change of the input costs these rows, with 95 % intervals: a panel a score, a group a change."""
+    left_out = formats.some_of(MOST_TRIALS, len(rows))
     rows = rows[:MOST_TRIALS]
     metrics = drop_names(metric_names(rows))
     scores = list(dict.fromkeys(formats.score_of_input(metric) for metric in metrics))[:MOST_SCORES]
@@ -69,6 +70,6 @@ def drop_bars(rows: Sequence[Row], name: str) -> Figure | None:
             name,
             "How much worse a score becomes when the input's first token is dropped or replaced, or tokens are put in "
             "front; whiskers are 95 % intervals over items, and a bar below zero is a gain. A perplexity's loss is in "
-            "nats a token.",
+            f"nats a token.{left_out}",
             f"Loss by change of the input: {'; '.join(words)}.",
         )

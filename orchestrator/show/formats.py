@@ -231,6 +231,16 @@ def one_line(text: str, limit: int | None = None) -> str:
     return flat if limit is None or len(flat) <= limit else flat[: max(0, limit - 1)] + "…"
 
 
+def position(tables: Mapping[str, Any]) -> str:
+    """Which position an attention eval's alpha is of: `the first one`, or `position 3`."""
+    return f"position {tables['position']}" if tables.get("position") else "the first one"
+
+
+def some_of(shown: int, there: int) -> str:
+    """What a caption says where not all trials are drawn: ` The first 6 of 12 trials; the table has all.`"""
+    return f" The first {shown} of {there} trials; the table has all." if shown < there else ""
+
+
 def listing(parts: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

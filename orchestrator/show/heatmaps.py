@@ -49,15 +49,16 @@ def sink_maps(tables: Mapping[str, Any], label: str, name: str) -> Figure | None
         words = f"Mean alpha of {label}: {formats.number(_mean(trial), 3)}"
         words += f", of the base {formats.number(_mean(base), 3)}." if len(panels) > 1 else "."
         side = (
-            " Base and trial share one colour scale; the difference has one of its own, red where the first token gets "
-            "more attention than the base gives it, blue where it gets less."
+            " Base and trial share one colour scale; the difference has one of its own, red where it gets more "
+            "attention than the base gives it, blue where it gets less."
             if len(panels) > 1
             else ""
         )
         return finish(
             canvas,
             name,
-            f"{label}: attention that later tokens pay to the first one (alpha, mean over queries and "
+            f"{label}: attention that tokens from {formats.position(tables)} on pay to it (alpha, mean over queries "
+            "and "
             f"{formats.count(tables.get('texts') or 0, 'text') if tables.get('texts') else 'texts'}), by layer and "
             f"head.{side}",
             words,
@@ -81,8 +82,8 @@ def attention_maps(tables: Mapping[str, Any], label: str, name: str) -> Figure |
         for number, (line, (title, maps)) in enumerate(zip(grid, lines, strict=True)):
             for axes, key in zip(line, chosen, strict=True):
                 weights = _values(maps[key])
-                # What a query cannot see is no weight of zero.
-                weights[np.triu_indices_from(weights, 1)] = np.nan
+                # What a query cannot see is no weight of zero; behind a prefix of keys it sees more columns.
+                weights[(weights == 0) & np.triu(np.ones_like(weights, dtype=bool), 1)] = np.nan
                 image = axes.imshow(weights, cmap=SEQUENTIAL, norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
                 axes.grid(visible=False)
                 if number == 0:
@@ -101,14 +102,18 @@ def attention_maps(tables: Mapping[str, Any], label: str, name: str) -> Figure |
         return finish(
             canvas,
             name,
-            f"{label}: attention weights of {heads} over the first text ({above}each row adds up to 1; colours go by "
-            "the square root, so that small weights can be seen).",
+            f"{label}: attention weights of {heads} over the first text, its first "
+            f"{len(trial[chosen[0]])} tokens ({above}each row adds up to 1; colours go by the square root, so that "
+            "small weights can be seen).",
             f"Attention maps of {label}: {shares}.",
         )
 
 
-def moved_maps(trials: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], name: str) -> Figure | None:
-    """How far weights moved, a map of layer by kind for each trial (label, its `weights_moved`), one colour scale."""
+def moved_maps(
+    trials: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], name: str, left_out: str = ""
+) -> Figure | None:
+    """How far weights moved, a map of layer by kind for each trial (label, its `weights_moved`), one colour scale;
+    `left_out`: what the caption says of others."""
     grids = [(label, layers_and_kinds(moved)) for label, moved in trials]
     grids = [(label, found) for label, found in grids if found[0]]
     if not grids:
@@ -137,7 +142,7 @@ def moved_maps(trials: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], name: 
             canvas,
             name,
             "How far the weights of each layer moved from the base, by kind: the Frobenius norm of the change over "
-            "that of the base's weight" + ("; all maps share one colour scale." if len(grids) > 1 else "."),
+            "that of the base's weight" + ("; all maps share one colour scale." if len(grids) > 1 else ".") + left_out,
             "; ".join(f"{label}: {_furthest(*found)}" for label, found in grids) + ".",
         )
 

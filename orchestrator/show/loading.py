@@ -13,6 +13,12 @@ PREFIXES = ("PROMPT_TUNING", "PREFIX_TUNING")
 """PEFT's types that stand before the input instead of changing layers."""
 
 
+SCALED = (
+    "This loads the weights alone, which answer otherwise than the trial did: it was scored with a scaling of its "
+    "embeddings (see above), which is put on in Python and by no server."
+)
+
+
 def loading(written: Mapping[str, Any], name: str) -> str:
     """Python that loads the model as it was scored, and the servers that take it; see `card` for `written`."""
     return _adapter(written, name) if written["kind"] == "adapter" else _whole(written, name)
@@ -74,6 +80,8 @@ def _served(written: Mapping[str, Any], adapter: Mapping[str, Any], name: str) -
             "A prefix goes before the embeddings of a question, which is then given without the template's opening: "
             "`questions` and `prefix` of export.json say how one is asked. Servers of LoRA adapters do not load it."
         )
+    if written.get("scaled"):
+        return SCALED
     rank = vllm_rank(adapter)
     if written.get("quantization") or rank is None:
         why = "its base is read in fewer bits" if written.get("quantization") else "it is no plain LoRA"
@@ -108,5 +116,6 @@ def _whole(written: Mapping[str, Any], name: str) -> str:
         'ids = tokenizer.apply_chat_template([{"role": "user", "content": "..."}], add_generation_prompt=True,\n'
         '                                    return_tensors="pt", return_dict=True)\n'
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=256, do_sample=False)[0]))\n```\n\n"
-        f"`vllm serve ./{name}{trust}`{tgi}." + (onnx if written.get("onnx") else "")
+        + (SCALED if written.get("scaled") else f"`vllm serve ./{name}{trust}`{tgi}.")
+        + (onnx if written.get("onnx") else "")
     )

@@ -83,7 +83,7 @@ def section(study: Study) -> Section | None:
     if found:
         shown = found[:MOST_MAPS]
         drawn = [(row.label, tables_of(row, "matrices")["weights_moved"]) for row, _ in shown]
-        maps = moved_maps(drawn, "weights-moved")
+        maps = moved_maps(drawn, "weights-moved", formats.some_of(len(shown), len(found)))
         blocks += [_table(study, found), *([Charts((maps,))] if maps is not None else [])]
     figures = tuple(figure for row in watched if (figure := pictures.training_figure(row)) is not None)
     blocks += [Charts((figure,)) for figure in figures]

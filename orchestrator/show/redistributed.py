@@ -35,7 +35,10 @@ def answer(study: Study) -> str:
     if own is None:
         return ""
     base = study.base(row)
-    text = f"In “{row.label}” later tokens give the first one {formats.number(own, 3)} of their attention (alpha)"
+    text = (
+        f"In “{row.label}” the tokens from {formats.position(tables_of(row, 'attention'))} on give it "
+        f"{formats.number(own, 3)} of their attention (alpha)"
+    )
     known = [(one, number_of(one, ALPHA)) for one in _rows(other, base)]
     beside = [f"{formats.number(value, 3)} in “{one.label}”" for one, value in known if value is not None]
     text += f", against {formats.listing(beside)}" if beside else ""
@@ -75,7 +78,9 @@ def section(study: Study) -> Section | None:
     if not rows:
         return None
     focus = study.focus if study.focus in rows else rows[0]
-    others = [row for row in _rows(study.control(focus), *rows) if row.id != focus.id][:MOST_MAPS]
+    others = [row for row in _rows(study.control(focus), *rows) if row.id != focus.id]
+    left_out = formats.some_of(min(MOST_MAPS, len(others)) + 1, len(others) + 1)
+    others = others[:MOST_MAPS]
     blocks: list[Block] = [_table(study, rows, study.compared([ALPHA], rows))]
     pair = _rows(focus, study.control(focus))
     wanted = [
@@ -88,7 +93,8 @@ def section(study: Study) -> Section | None:
         drawn = [(row, figure) for row, *one in alike if (figure := pictures.eval_figure(row, *one)) is not None]
         for place, (row, figure) in enumerate(drawn):
             # What the first says of its colours and lines holds for all.
-            blocks.append(Charts((replace(figure, caption=f"{row.label}, likewise.") if place else figure,)))
+            caption = f"{row.label}, likewise." if place else figure.caption + (left_out if alike is wanted[0] else "")
+            blocks.append(Charts((replace(figure, caption=caption),)))
     return Section("attention", QUESTION, tuple(blocks))
 
 
@@ -113,7 +119,8 @@ def _table(study: Study, rows: Sequence[Row], compared: Sequence[Compared]) -> T
     columns = tuple(Column(head, place not in (0, len(heads) - 1)) for place, head in enumerate(heads))
     marked = frozenset(place for place, row in enumerate((*bases, *rows)) if row is study.focus)
     caption = (
-        "Means over texts, layers and heads. alpha: what later tokens give the first one; sinks: the share of heads "
+        "Means over texts, layers and heads. alpha: what tokens from "
+        f"{formats.position(tables_of(rows[0], 'attention'))} on give it; sinks: the share of heads "
         "with an alpha above the eval's eps; on the first, on itself: shares of all attention; moved from the base: "
         "total variation distance. Intervals are paired over texts."
     )
@@ -123,7 +130,8 @@ def _table(study: Study, rows: Sequence[Row], compared: Sequence[Compared]) -> T
 def first_layer(study: Study) -> Section | None:
     """What a scaling does to the residual stream beside what it does to layer 0's attention, by factor; None where no
     trial is scaled or no norms are on record."""
-    rows = [row for row in study.rows if tables_of(row, "attention").get("norms")]
+    known = [(row, tables_of(row, "attention")) for row in study.rows]
+    rows = [row for row, tables in known if tables.get("norms") and not tables.get("position")]
     if not any(factor_of(row) is not None for row in rows):
         return None
     seen = sorted((_first(row) for row in rows), key=lambda entry: -entry["factor"])

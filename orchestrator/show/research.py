@@ -47,5 +47,6 @@ def about(study: Study) -> str:
         )
     return (
         f"The answers speak of “{row.label}”, held against “{control.label}”, the trial that lacks the scaling alone: "
-        "what differs between the two is the scaling's doing, not that of fine-tuning. The tables hold all trials."
+        "the two differ by the scaling and by the chance of one training each, not by fine-tuning itself. The "
+        "tables hold all trials."
     )

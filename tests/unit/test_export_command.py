@@ -278,6 +278,16 @@ def test_a_card_of_a_qlora_tells_of_the_base_in_4_bits():
     assert "vllm serve" not in text
 
 
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_card_of_a_scaled_trial_names_no_server_and_no_merge(kind):
+    adapter = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "m"}
+    written = {**WRITTEN, "kind": kind, "adapter": adapter}
+    assert "vllm serve" in card(results().rows[1], None, written, "it")
+    text = card(results().rows[1], None, {**written, "scaled": True}, "it")
+    assert "loads the weights alone" in text
+    assert not [word for word in ("vllm serve", "text-generation-launcher", "--merge") if word in text]
+
+
 def test_a_card_of_8_bits_names_no_server_that_cannot_read_them():
     assert "text-generation-launcher" in card(results().rows[1], None, WRITTEN, "it")
     assert "text-generation-launcher" not in card(results().rows[1], None, {**WRITTEN, "quantized": "int8"}, "it")
