@@ -103,7 +103,9 @@ def choose(job: Job, root: Path, *, cpus: float, gpus: float) -> None:
     """Have a trial that trains nothing choose what it exports, in a plain task. Raises what the task raises."""
     import ray
 
-    task = ray.remote(_choose).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+    # A strategy of its own: a task of a Tune trial is otherwise held to the few CPUs of the driver.
+    options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": "DEFAULT"}
+    task = ray.remote(_choose).options(**options)
     ray.get(task.remote(job, root))
 
 
