@@ -33,9 +33,11 @@ def number(value: int | None) -> str:
 
 
 def bytes_of(value: int | None) -> str:
-    """Bytes in MB, from 1 GB on in GB."""
+    """Bytes in MB, from 1 GB on in GB, and below 0.1 MB in kB."""
     if not value:
         return NOTHING if value is None else "0"
+    if value < 10**5:
+        return f"{value / 1000:.1f} kB"
     return f"{value / GB:.1f} GB" if value >= GB else f"{value / 10**6:.1f} MB"
 
 

@@ -21,7 +21,7 @@ from orchestrator.record.functions import check_function
 from orchestrator.record.hashes import FileHashes
 from orchestrator.record.layouts import check_template, check_text, look_at_files
 from orchestrator.record.ledger import read_json, write_text
-from orchestrator.record.shapes import adapter_sizes, shapes, tokenizer_warning
+from orchestrator.record.shapes import adapter_fields, adapter_sizes, shapes, tokenizer_warning
 from trainables._deepspeed import read_config
 from trainables._rows import SUFFIXES, DataError, files_of
 from trainables._settings import DataSettings, ModelSettings
@@ -82,6 +82,7 @@ class Contents:
         self.cache = cache.absolute()
         self._hashes = FileHashes(self.cache / "hashes.json")
         self._looked: dict[tuple[str, str, str, str | None], int | None] = {}
+        self._adapters: dict[tuple[Path, str], dict[str, int] | None] = {}
         self._resolved: dict[tuple[str, str | None, hub.Kind], hub.Resolved] = {}
 
     def model(self, settings: ModelSettings) -> Content:
@@ -213,7 +214,13 @@ class Contents:
         """Parameters of an adapter on a model whose config.json is on this machine, else None."""
         found = self._model(settings)
         folder = found.path or found.described
-        return None if folder is None else adapter_sizes(folder, self.cache, block)
+        if folder is None:
+            return None
+        # What cannot be counted is not tried again for the next trial: it takes seconds.
+        asked = (folder, json.dumps(adapter_fields(block), sort_keys=True))
+        if asked not in self._adapters:
+            self._adapters[asked] = adapter_sizes(folder, self.cache, block)
+        return self._adapters[asked]
 
     def tokenizer_warning(self, settings: ModelSettings) -> str | None:
         """One line where the two ways to read the model's tokenizer give different ids, else None."""

@@ -72,7 +72,7 @@ def shapes(folder: Path, cache: Path) -> dict[str, Any] | None:
 def adapter_sizes(folder: Path, cache: Path, block: Mapping[str, Any]) -> dict[str, int] | None:
     """{trainable, added, saved} of an adapter of these settings on a folder's model, counted on it (see
     `trainables._adapter_sizes`); None where that cannot be done."""
-    asked = json.dumps({name: block[name] for name in FIELDS if name in block}, sort_keys=True)
+    asked = json.dumps(adapter_fields(block), sort_keys=True)
     try:
         config = (folder / "config.json").read_bytes()
     except OSError:
@@ -81,6 +81,11 @@ def adapter_sizes(folder: Path, cache: Path, block: Mapping[str, Any]) -> dict[s
     arguments = ["-m", "trainables._adapter_sizes", str(folder.absolute()), asked]
     answer = _remembered(cache / "shapes" / f"adapter-{digest.hexdigest()}.json", arguments)
     return answer if isinstance(answer, dict) else None
+
+
+def adapter_fields(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an adapter's settings its sizes follow from."""
+    return {name: block[name] for name in FIELDS if name in block}
 
 
 def tokenizer_warning(folder: Path, cache: Path) -> str | None:

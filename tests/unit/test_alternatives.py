@@ -183,8 +183,10 @@ def test_an_adapter_and_its_checkpoint_take_little_disk_and_a_merged_model_takes
 
 
 def test_the_disk_of_an_adapter_whose_size_is_not_known_is_not_told():
-    found = plan("method: lora\nlora: {peft_type: VERA, options: {r: 64}}\n").trials[0].estimate
-    assert (found.footprint, found.disk_bytes) == (None, None)
+    made = plan("method: lora\nlora: {peft_type: VERA, options: {r: 64}}\n")
+    found = made.trials[0].estimate
+    assert (found.footprint, found.disk_bytes, found.is_uncounted) == (None, None, True)
+    assert "uncounted" in describe(made)
 
 
 def test_a_model_whose_sizes_are_not_known_has_no_table():
@@ -212,7 +214,15 @@ def test_any_config_gives_a_table(name, shared_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value, text", [(None, "-"), (0, "0"), (500_000, "0.5 MB"), (201_326_592, "201.3 MB"), (15_284_318_208, "15.3 GB")]
+    "value, text",
+    [
+        (None, "-"),
+        (0, "0"),
+        (18_432, "18.4 kB"),
+        (500_000, "0.5 MB"),
+        (201_326_592, "201.3 MB"),
+        (15_284_318_208, "15.3 GB"),
+    ],
 )
 def test_bytes_are_shown_in_mb_and_from_one_on_in_gb(value, text):
     assert bytes_of(value) == text
