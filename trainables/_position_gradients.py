@@ -4,6 +4,10 @@ What is told is the Euclidean norm of the derivative of the step's loss (the sum
 the whole global batch) by one position's vector, averaged over the sequences of the step. It does not depend on micro
 batches or workers. Positions are a token's own: the first token of every sequence is at 0, in a packed line too, and no
 pad has one. Sequences in which no token counts get no gradient by construction and are left out of the average.
+
+Where a scaling by 0 leaves a state of exactly zero, training stops the gradient of that state behind every layer
+(_silent_positions). What is told of a layer is what came to it, before it is stopped: it holds what the next layer
+made of this state, through the tokens that attend to it, and not what went by way of the same position further up.
 """
 
 import math
@@ -63,7 +67,8 @@ class PositionGradients:
             # The first hook of all sees what the module itself gave, the last what the others made of it.
             embedding.register_forward_hook(self._hook(0, leaf=True), prepend=True),
             embedding.register_forward_hook(self._hook(1)),
-            *(layer.register_forward_hook(self._hook(2 + number)) for number, layer in enumerate(layers)),
+            # Before a gradient is stopped there: the hooks of a tensor run in the order they were put on.
+            *(layer.register_forward_hook(self._hook(2 + number), prepend=True) for number, layer in enumerate(layers)),
         ]
 
     def remove(self) -> None:

@@ -5,8 +5,10 @@ import torch
 
 from tests.unit.tiny_models import tiny_llama
 from trainables._adapters import attach
+from trainables._bos_zero import BosZero
 from trainables._packing import Pack, collate_packs
 from trainables._position_gradients import KEPT, MOST_STEPS, PositionGradients, looked_at, with_targets
+from trainables._scaling import Scaling
 from trainables.core.loss import IGNORED, causal_loss
 from trainables.core.masking import Marked
 from trainables.lora import Config
@@ -82,14 +84,54 @@ def test_norms_are_those_of_a_forward_on_hand_made_embeddings(factor):
         assert norms[row] == pytest.approx(averages(values, given["attention_mask"]), rel=1e-4)
 
 
-def test_where_the_factor_is_zero_exactly_nothing_reaches_position_0_behind_the_scaling():
-    model = attach(tiny_llama(), Config(rank=2), "lora")
-    scale_first(model, 0.0)
-    norms, rows = measured(model, [batch()], 25)
+def at_position_0(model, given, num_items, row):
+    """[rows] norms of the gradient at position 0 of one measured row, where the first embedding is taken away and
+    nothing goes back by way of position 0 of the layers further up."""
+    kept = []
+
+    def hook(place):
+        def passed(module, args, output):
+            if place < row:
+                return output
+            if place == row:
+                kept.append(output.detach().requires_grad_(True))
+                return kept[0]
+            return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+
+        return passed
+
+    handles = [layer.register_forward_hook(hook(2 + place)) for place, layer in enumerate(model.model.layers)]
+    given_to_layers = model.get_input_embeddings()(given["input_ids"]).detach()
+    given_to_layers[:, 0] = 0
+    if row == 1:
+        kept.append(given_to_layers.requires_grad_(True))
+    output = model(inputs_embeds=given_to_layers, attention_mask=given["attention_mask"])
+    causal_loss(output.logits, given["labels"], num_items).backward()
+    for handle in handles:
+        handle.remove()
+    return kept[0].grad[:, 0].norm(dim=-1)
+
+
+def test_where_the_factor_is_zero_what_comes_to_position_0_is_told_before_it_is_stopped():
+    model, given = tiny_llama(layers=3), batch()
+    scaling = Scaling.of(BosZero(), model).install(model)
+    norms, rows = measured(model, [given], 25)
+    scaling.remove()
     assert norms[0][0] == 0.0
-    assert norms[1][0] > 0
-    assert all(norms[rows.index(f"layer {number}")][0] > 0 for number in (0, 1))
     assert all(value > 0 for value in norms[0][1:])
+    assert len(rows) == 5
+    for row in range(1, 5):
+        expected = float(at_position_0(model, given, 25, row).mean())
+        assert expected > 0
+        assert norms[row][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_under_an_adapter_too_nothing_reaches_the_first_embedding_and_something_each_layer():
+    model = attach(tiny_llama(), Config(rank=2), "lora")
+    Scaling.of(BosZero(), model).install(model)
+    norms, _ = measured(model, [batch()], 25)
+    assert norms[0][0] == 0.0
+    assert all(norms[row][0] > 0 for row in (1, 2, 3))
 
 
 def test_an_adapter_on_a_frozen_base_trains_to_the_same_bits_while_it_is_watched():
