@@ -131,9 +131,9 @@ def gradient_profile(train: Mapping[str, Any], label: str, name: str) -> Figure 
             name,
             f"{label}: norm of the gradient of the step's loss that reaches each position, mean over the sequences of "
             f"a step, logarithmic; a triangle at the bottom is {NOTHING}. A gradient passes from the layers to what "
-            "they are given, and from there, through the scaling where there is one, to the embedding itself. At a state "
-            "of exactly zero, as a factor of 0 leaves it, what would come by way of that position in later layers is "
-            "left out.",
+            "they are given, and from there, through the scaling where there is one, to the embedding itself. At a "
+            "state of exactly zero, as a factor of 0 leaves it, what would come by way of that position in later "
+            "layers is left out.",
             f"Gradient by position of {label}: " + "; ".join(_in_words(rows[row], means[row]) for row in shown) + ".",
         )
 
