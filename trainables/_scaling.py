@@ -128,7 +128,8 @@ class Scaling:
                 module.register_forward_hook(self._forget, always_call=True),
             ]
         self._handles.append(place.module.register_forward_hook(self._hook, with_kwargs=True))
-        if self.block.factor == 0.0 and self.block.replace == "zero" and self.dimensions is None:
+        is_silent = self.block.factor == 0.0 and self.block.replace == "zero" and self.dimensions is None
+        if is_silent and self.block.when != "eval":
             self._handles += stop_gradients(place.model)
         return self
 

@@ -4,7 +4,8 @@ Without biases such a state stays zero through all layers: RMSNorm, attention to
 zero for zero. It then adds nothing to the gradient of any weight, each of which is a product with it. But the gradient
 on its way back through the stream grows by 1 / sqrt(eps) at every RMSNorm, 300 to 1,000 times a layer: it overflows
 after some 15 layers, and infinity times zero is no number, which spoils all weights. So between layers it is set to
-zero at these positions, which changes the gradient of no weight by a bit.
+zero at these positions, which changes the gradient of no weight by a bit. A bias gets its gradient from there in full,
+even while it is zero itself: where one of the layers is trained nothing is stopped.
 """
 
 from typing import Any
@@ -24,15 +25,28 @@ def decoder_layers(model: Any) -> Any:
 
 
 def stop_gradients(model: Any) -> list[Any]:
-    """Put the hooks on the decoder layers of a model; returns their handles. Only backward passes feel them."""
-    return [layer.register_forward_hook(_stop) for layer in decoder_layers(model) or ()]
-
-
-def _stop(module: Any, args: Any, output: Any) -> None:
+    """Put the hooks on the decoder layers of a model; returns their handles. Only backward passes feel them, and none
+    where a bias of a layer is trained: the gradient of a bias is no product with the state."""
     import torch
 
-    hidden = output[0] if isinstance(output, tuple | list) else output
-    if not (torch.is_grad_enabled() and hidden.requires_grad):
-        return
-    silent = (hidden.detach() == 0).all(dim=-1, keepdim=True)
-    hidden.register_hook(lambda gradient: gradient.masked_fill(silent, 0))
+    layers = decoder_layers(model)
+    if layers is None:
+        return []
+    has_bias = False
+
+    def stop(module: Any, args: Any, output: Any) -> None:
+        nonlocal has_bias
+        if module is layers[0]:
+            # Asked anew in every pass: adapters come later than the scaling, and freeze biases or bring their own.
+            has_bias = _trains_a_bias(layers)
+        hidden = output[0] if isinstance(output, tuple | list) else output
+        if has_bias or not (torch.is_grad_enabled() and hidden.requires_grad):
+            return
+        silent = (hidden.detach() == 0).all(dim=-1, keepdim=True)
+        hidden.register_hook(lambda gradient: gradient.masked_fill(silent, 0))
+
+    return [layer.register_forward_hook(stop) for layer in layers]
+
+
+def _trains_a_bias(layers: Any) -> bool:
+    return any(name.endswith("bias") and weight.requires_grad for name, weight in layers.named_parameters())

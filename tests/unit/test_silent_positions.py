@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.unit.tiny_models import IDS, tiny_llama
 from trainables._adapters import attach
@@ -68,8 +69,56 @@ def test_a_state_that_is_not_zero_keeps_its_gradient():
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_only_a_scaling_that_leaves_nothing_needs_it():
-    for block in (BosZero(factor=0.01), BosZero(dims=0.5), BosZero(replace="mean")):
+def biased(layers=2):
+    """A Qwen2, whose queries, keys and values have biases: zeros before its first step."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen2", vocab_size=96, num_hidden_layers=layers, pad_token_id=0, **shape)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+
+
+def by_hand(model):
+    """Gradients of the weights of the layers, on embeddings whose first is taken away by hand."""
+    embeddings = model.get_input_embeddings().weight.detach()[BATCH]
+    embeddings[:, 0] = 0
+    labels = BATCH.clone()
+    labels[:, 0] = -100
+    causal_loss(model.train()(inputs_embeds=embeddings).logits, labels, 14).backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if "layers" in name and weight.requires_grad}
+
+
+def test_biases_are_trained_as_on_embeddings_scaled_by_hand():
+    expected = by_hand(biased())
+    # The embeddings' own gradient is that of test_scaling.
+    found = gradients(zeroed(biased()))
+    stopped = [
+        name for name, value in expected.items() if not torch.allclose(found[name], value, rtol=1e-9, atol=1e-12)
+    ]
+    assert not stopped
+    assert any(name.endswith("v_proj.bias") and bool(value.abs().sum() > 0) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("block", [{}, {"bias": "all"}, {"options": {"lora_bias": True}}])
+def test_biases_that_an_adapter_brings_or_trains_are_trained_as_on_embeddings_scaled_by_hand(block):
+    found = []
+    for step in (lambda model: gradients(zeroed(model)), by_hand):
+        model = attach(biased(), Config(rank=2, **block), "lora")
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name and name.endswith("weight"):
+                torch.nn.init.normal_(weight)
+        found.append(step(model))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.allclose(value, found[1][name], rtol=1e-9, atol=1e-12) for name, value in found[0].items())
+
+
+def test_frozen_biases_of_zero_leave_a_deep_model_trainable():
+    model = zeroed(attach(biased(layers=40).float(), Config(rank=2), "lora"))
+    assert all(bool(value.isfinite().all()) for value in gradients(model).values())
+
+
+def test_only_a_scaling_that_leaves_nothing_in_training_needs_it():
+    for block in (BosZero(factor=0.01), BosZero(dims=0.5), BosZero(replace="mean"), BosZero(when="eval")):
         model = tiny_llama()
         Scaling.of(block, model).install(model)
         assert all(not layer._forward_hooks for layer in decoder_layers(model))
