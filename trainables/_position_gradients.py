@@ -112,7 +112,7 @@ class PositionGradients:
         self._inputs = {name: kwargs.get(name) for name in ("attention_mask", "position_ids")}
 
     def _scaled(self, gradient: Any) -> None:
-        self._factor = gradient.detach().double()
+        self._factor = gradient.detach().double().to(self._sums.device)
 
     def _hook(self, row: int, leaf: bool = False) -> Any:
         import torch
@@ -120,8 +120,9 @@ class PositionGradients:
         def gone_back(gradient: Any) -> None:
             # What a method puts in front of every sequence, such as a soft prompt, is none of its tokens.
             own = gradient.detach()[:, -self._counted.shape[1] :]
-            norms = torch.linalg.vector_norm(own[self._counted].float(), dim=-1)
-            self._sums[row].index_add_(0, self._place, norms.double() / self._factor)
+            # A layer may lie on another device than the labels.
+            norms = torch.linalg.vector_norm(own.float(), dim=-1).to(self._sums.device)
+            self._sums[row].index_add_(0, self._place, norms[self._counted].double() / self._factor)
 
         def passed(module: Any, args: Any, output: Any) -> None:
             if not (self.is_on and torch.is_grad_enabled()):
