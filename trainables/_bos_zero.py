@@ -38,7 +38,8 @@ class BosZero(Settings):
     k: int = Field(1, ge=1)
     """For `mode: random`: how many positions are drawn."""
     range: Pair = Field([0, 8])
-    """For `mode: random`: the first position that may be drawn, and one past the last."""
+    """For `mode: random`: the first position that may be drawn, and one past the last. In use, of a prompt that is
+    shorter than this, generated tokens are scaled only where no KV cache is used."""
     seed: int = Field(0, ge=0)
     """Seed of what is drawn: positions, dimensions, noise."""
     when: Literal["both", "train", "eval"] = "both"
