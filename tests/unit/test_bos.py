@@ -87,6 +87,29 @@ def test_a_prompt_of_an_eval_has_one_in_the_place_of_all_that_stand_there(ids, e
     assert with_bos(ids, (9, 1), "template") == ids
 
 
+@pytest.mark.parametrize("token", ["auto", "<|end_story|>"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_of_a_real_tokenizer_it_is_never_doubled_and_never_cut_off(shared_file, token, side):
+    tokenizer = load_tokenizer(shared_file("tinystories-656k"), "file")
+    front = bos_id(tokenizer, token)
+    said = "Once upon a time there was a dog. " * 5
+    talks = [
+        [{"role": "user", "content": said}, {"role": "assistant", "content": said}],
+        [{"role": "text", "content": tokenizer.convert_ids_to_tokens(front) + said}],
+    ]
+    for talk in talks:
+        for length in (512, 24):
+            made = encoder(tokenizer, bos_token=token, truncation_side=side, max_length=length, train_on="all").encode(
+                talk
+            )
+            ids = made.ids.tolist()
+            assert ids[0] == front
+            assert not made.targets[0]
+            assert not {front, tokenizer.bos_token_id} & set(ids[1:2])
+            assert 1 < len(ids) <= length
+    assert len(ids) == 24
+
+
 def test_the_study_of_phi_3_is_reproduced_by_naming_its_token(shared_file):
     tokenizer = load_tokenizer(shared_file("phi-3-mini-tokenizer"), "file")
     assert (bos_id(tokenizer), bos_id(tokenizer, "<|endoftext|>")) == (1, 32000)

@@ -11,6 +11,7 @@ from evals._lm import adapter
 from evals._score import Request, token_logprobs
 from tests.tiny_subject import stories_subject, tiny_subject
 from tests.unit.test_scaling import STORIES, by_hand, close, embedded, logits, scaled
+from tests.unit.tiny_models import tiny_llama
 from trainables._packing import Pack, collate_packs
 from trainables._positions import own_positions
 from trainables.core.draws import drawn_positions
@@ -88,14 +89,15 @@ def test_a_pad_is_never_scaled_whatever_position_it_is_given():
 
 
 def test_in_a_packed_row_the_first_token_of_each_sequence_is_meant(subject):
-    model, scaling = scaled(subject.model, factor=FACTOR, positions=[0, 1])
+    # In float64, so that a difference is none of rounding.
+    model, scaling = scaled(subject.model.double(), factor=FACTOR, positions=[0, 1])
     rows = rows_of(subject)
     ids, positions = joined(rows)
     found = logits(model, input_ids=ids, position_ids=positions, use_cache=False)[0]
     start = 0
     for row in rows:
         alone = by_hand(model, torch.tensor([row]), FACTOR, [[0, 1]])[0]
-        assert torch.allclose(found[start : start + len(row)], alone, atol=1e-5)
+        assert close(found[start : start + len(row)], alone)
         start += len(row)
     assert scaling.scaled_positions(training=False) == 2 * len(rows)
 
@@ -134,6 +136,23 @@ def test_greedy_answers_are_those_of_embeddings_scaled_by_hand(subject, position
     assert found != plain
 
 
+def test_the_distributions_greedy_answers_are_taken_from_are_those_of_embeddings_scaled_by_hand(subject):
+    subject.stop_token_ids = ()
+    model, _ = scaled(subject.model.double(), factor=0.0)
+    rows, seen = rows_of(subject), []
+    handle = model.register_forward_hook(lambda module, args, output: seen.append(output.logits[:, -1].clone()))
+    texts = [answer.text for answer in greedy(subject, rows, 6)]
+    handle.remove()
+    assert len(seen) == 6
+    for number, row in enumerate(rows):
+        ids = [*row, *continued(model, row, [0], 6, factor=0.0)]
+        assert texts[number] == subject.tokenizer.decode(ids[len(row) :], skip_special_tokens=True)
+        expected = by_hand(model, torch.tensor([ids[:-1]]), 0.0, [[0]])[0, len(row) - 1 :]
+        # The rows of a batch stand in an order of their own.
+        nearest = min((steps - expected).abs().max() for steps in torch.stack(seen, dim=1))
+        assert nearest < 1e-6
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("positions", [[0], [0, 1, 2, 30]])
 def test_generate_gives_the_same_tokens_with_and_without_a_cache(subject, use_cache, positions):
@@ -148,23 +167,23 @@ def test_generate_gives_the_same_tokens_with_and_without_a_cache(subject, use_ca
 
 
 def test_a_generated_token_is_not_scaled():
-    model, scaling = scaled(factor=0.0)
+    model, scaling = scaled(tiny_llama().double(), factor=0.0)
     out = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
     assert scaling.scaled_positions(training=False) == 1
     one = model(input_ids=torch.tensor([[8]]), past_key_values=out.past_key_values, use_cache=True).logits
     assert scaling.scaled_positions(training=False) == 1
-    assert torch.allclose(one[0, -1], by_hand(model, torch.tensor([[5, 6, 7, 8]]), 0.0, [[0]])[0, -1], atol=1e-5)
+    assert close(one[0, -1], by_hand(model, torch.tensor([[5, 6, 7, 8]]), 0.0, [[0]])[0, -1])
 
 
 def test_what_a_cache_holds_is_counted_in():
-    model, _ = scaled(factor=FACTOR, positions=[0, 4])
+    model, _ = scaled(tiny_llama().double(), factor=FACTOR, positions=[0, 4])
     ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
     expected = by_hand(model, ids, FACTOR, [[0, 4]])
     for more in ({}, {"attention_mask": torch.ones_like(ids)}):
         first = {name: value[:, :3] for name, value in more.items()}
         out = model(input_ids=ids[:, :3], use_cache=True, **first)
         rest = model(input_ids=ids[:, 3:], past_key_values=out.past_key_values, use_cache=True, **more).logits
-        assert torch.allclose(rest, expected[:, 3:], atol=1e-5)
+        assert close(rest, expected[:, 3:])
 
 
 # -- evals ------------------------------------------------------------------------------------------------------------
@@ -173,27 +192,37 @@ def test_what_a_cache_holds_is_counted_in():
 def test_lm_evals_loglikelihood_is_that_of_embeddings_scaled_by_hand(subject):
     from lm_eval.api.instance import Instance
 
-    model, _ = scaled(subject.model, factor=FACTOR)
+    model, scaling = scaled(subject.model.double(), factor=0.0)
     pairs = [(TEXTS[0], " It was happy."), (TEXTS[1], " ran."), (TEXTS[2], " She smiled at the ball.")]
     requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
     lm = adapter(subject, batch_size=3)
     found = [total for total, _ in lm.loglikelihood(requests)]
-    for total, (context, continuation) in zip(found, pairs, strict=True):
+    assert scaling.calls[False] > 0
+    expected = []
+    for context, continuation in pairs:
         first, rest = lm._encode_pair(context, continuation)
-        ids, begin = [*first, *rest], len(first)
-        said = by_hand(model, torch.tensor([ids]), FACTOR, [[0]])[0].double().log_softmax(-1)
-        expected = sum(float(said[place - 1, ids[place]]) for place in range(begin, len(ids)))
-        assert total == pytest.approx(expected, abs=1e-5)
+        expected.append(sum(said_by_hand(model, [*first, *rest], 0.0)[len(first) - 1 :]))
+    assert found == pytest.approx(expected, abs=1e-6)
+    scaling.remove()
+    plain = [total for total, _ in lm.loglikelihood(requests)]
+    assert all(abs(one - other) > 1e-3 for one, other in zip(plain, expected, strict=True))
+
+
+def said_by_hand(model, ids, factor):
+    """Log-probabilities of all tokens but the first, on embeddings whose first is scaled by hand."""
+    said = by_hand(model, torch.tensor([ids]), factor, [[0]])[0].double().log_softmax(-1)
+    return [float(said[place - 1, ids[place]]) for place in range(1, len(ids))]
 
 
 def test_scores_of_tokens_are_those_of_embeddings_scaled_by_hand(subject):
-    model, _ = scaled(subject.model, factor=FACTOR)
+    model, scaling = scaled(subject.model.double(), factor=FACTOR)
     rows = rows_of(subject)
     requests = [Request(row, range(1, len(row))) for row in rows]
-    for scored, row in zip(token_logprobs(subject, requests, batch_size=3), rows, strict=True):
-        said = by_hand(model, torch.tensor([row]), FACTOR, [[0]])[0].double().log_softmax(-1)
-        expected = [float(said[place - 1, row[place]]) for place in range(1, len(row))]
-        assert scored.logprobs == pytest.approx(expected, abs=2e-5)
+    expected = [said_by_hand(model, row, FACTOR) for row in rows]
+    for scored, said in zip(token_logprobs(subject, requests, batch_size=3), expected, strict=True):
+        assert scored.logprobs == pytest.approx(said, abs=1e-6)
+    scaling.remove()
+    assert token_logprobs(subject, requests[:1])[0].logprobs != pytest.approx(expected[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -279,6 +308,14 @@ def test_in_use_positions_are_drawn_with_and_without_a_cache_alike():
     ids = torch.tensor([[9, 4, 5, 6, 7, 8, 3, 2]])
     more = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     assert torch.equal(model.generate(ids, use_cache=True, **more), model.generate(ids, use_cache=False, **more))
+
+
+def test_of_a_short_prompt_the_same_positions_are_drawn_with_and_without_a_cache():
+    model, _ = scaled(**{**DRAWS, "range": [0, 8]})
+    for start in range(1, 60):
+        ids = torch.arange(start, start + 5)[None]
+        whole = drawn(model, input_ids=torch.cat([ids, ids], dim=1))[0]
+        assert [place for place in whole if place < 5] == drawn(model, input_ids=ids, use_cache=True)[0]
 
 
 def test_every_choice_of_positions_is_as_likely():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny_subject import stories_subject, tiny_subject
-from tests.unit.tiny_models import IDS, tiny_llama
+from tests.unit.tiny_models import IDS, tiny_llama, train_a_little
 from trainables._bos_zero import BosZero
 from trainables._scaling import Scaling
 
@@ -111,24 +111,46 @@ def test_the_output_of_the_embeddings_is_not_written_to():
     assert output._version == 0
 
 
-def test_a_factor_of_one_gives_back_the_very_tensor():
-    model, scaling = scaled(factor=1.0, replace="mean")
+def test_a_factor_of_one_gives_back_the_very_tensor(subject):
+    plain = logits(subject.model, input_ids=IDS)
+    model, scaling = scaled(subject.model, factor=1.0, replace="mean")
     seen = []
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: seen.append(output))
-    plain = tiny_llama()
-    assert torch.equal(logits(model, input_ids=IDS), logits(plain, input_ids=IDS))
-    assert torch.equal(seen[0], plain.get_input_embeddings().weight[IDS])
+    assert torch.equal(logits(model, input_ids=IDS), plain)
+    assert torch.equal(seen[0], model.get_input_embeddings().weight[IDS])
     assert scaling.calls == {True: 0, False: 0}
 
 
 @pytest.mark.parametrize("when, in_training, in_use", [("train", 1, 0), ("eval", 0, 1), ("both", 1, 1)])
-def test_it_scales_when_it_is_told_to(when, in_training, in_use):
-    model, scaling = scaled(factor=0.0, when=when)
-    plain = logits(tiny_llama(), input_ids=IDS)
+def test_it_scales_when_it_is_told_to(subject, when, in_training, in_use):
+    plain = logits(subject.model, input_ids=IDS)
+    model, scaling = scaled(subject.model, factor=0.0, when=when)
     for training, expected in ((True, in_training), (False, in_use)):
         found = logits(model.train(training), input_ids=IDS)
         assert torch.equal(found, plain) != bool(expected)
         assert scaling.calls[training] == expected
+
+
+def trained_weights(subject, **settings):
+    """The weights after two steps from those of a subject, with a scaling or without, and the subject's as before."""
+    before = {name: weight.detach().clone() for name, weight in subject.model.named_parameters()}
+    scaling = scaled(subject.model, **settings)[1] if settings else None
+    train_a_little(subject.model, steps=2, rate=0.01)
+    found = {name: weight.detach().clone() for name, weight in subject.model.named_parameters()}
+    if scaling is not None:
+        scaling.remove()
+    with torch.no_grad():
+        for name, weight in subject.model.named_parameters():
+            weight.copy_(before[name])
+    return found
+
+
+@pytest.mark.parametrize("settings", [{"factor": 1.0}, {"factor": 0.0, "when": "eval"}])
+def test_a_factor_of_one_and_a_scaling_in_use_alone_train_to_the_same_bits(subject, settings):
+    plain, found = trained_weights(subject), trained_weights(subject, **settings)
+    assert all(torch.equal(plain[name], found[name]) for name in plain)
+    zeroed = trained_weights(subject, factor=0.0)
+    assert any(not torch.equal(plain[name], zeroed[name]) for name in plain)
 
 
 def test_paused_it_is_the_model_without():
