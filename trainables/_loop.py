@@ -10,35 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from trainables._data import Prepared, collate
-from trainables._deepspeed import Shape
 from trainables._gradient_log import GradientLog
 from trainables._gradients import recorded
 from trainables._model import Placement
-from trainables._order import Order, Rows
+from trainables._order import Order
 from trainables._packing import PackedRows, check_borders, collate_packs
 from trainables._scaling import Scaling
 from trainables._settings import Job, Reporter
 from trainables._sharding import (
     clip_and_tell,
     facts,
-    fsdp_also_on_cpus,
     join_group,
     layout,
     own_part,
-    precision_and_sharding,
 )
+from trainables._trainer import make_trainer, training_arguments
 from trainables._watching import heldout_sums, load_functions
 from trainables.core.cadence import is_logged, merged
 from trainables.core.schedules import total_steps, warmup_steps
 from trainables.core.stopping import Verdict, judge
 
-OPTIMIZERS = {
-    "adamw": "adamw_torch",
-    "adamw_8bit": "adamw_bnb_8bit",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "adafactor": "adafactor",
-    "sgd": "sgd",
-}
 POINTS_FILE = "points.json"
 REPORT_SECONDS = 1.0
 
@@ -101,14 +92,13 @@ class Loop:
         self._clock = 0.0
         self._before_seconds = 0.0
         self.layout = layout(job, reporter.world_size)
-        # Before a model is loaded: ZeRO-3 divides its weights while they are read.
-        self._training_arguments = self._arguments()
+        self.training_arguments = training_arguments(self)
         join_group(job)
 
     def run(self, model: Any) -> None:
         """Train from the newest checkpoint, or from the start."""
         resume = self._resume()
-        trainer = self._trainer(model)
+        trainer = make_trainer(self, model)
         self.trainer = trainer
         self._clock = time.perf_counter()
         if resume is not None and (self.resumed_at >= self.total_steps or self.stopped):
@@ -157,103 +147,6 @@ class Loop:
     def barrier(self) -> None:
         """Wait for the other ranks."""
         self.trainer.accelerator.wait_for_everyone()
-
-    # -- parts of the Trainer ---------------------------------------------------------------------------------------
-
-    def _arguments(self) -> Any:
-        import torch
-        from transformers import TrainingArguments
-
-        train = self.job.train
-        shape = Shape(
-            self.micro_batch,
-            self.accumulation,
-            self.reporter.world_size,
-            self.placement.dtype,
-            self.placement.precision,
-            self.total_steps,
-            self.warmup_steps,
-        )
-        return TrainingArguments(
-            output_dir=str(self.scratch),
-            per_device_train_batch_size=self.micro_batch,
-            gradient_accumulation_steps=self.accumulation,
-            max_steps=self.total_steps,
-            learning_rate=train.learning_rate,
-            lr_scheduler_type=train.lr_schedule,
-            warmup_steps=self.warmup_steps,
-            weight_decay=train.weight_decay,
-            optim=OPTIMIZERS[train.optimizer],
-            adam_beta1=train.adam_beta1,
-            adam_beta2=train.adam_beta2,
-            adam_epsilon=train.adam_epsilon,
-            gradient_checkpointing=train.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
-            use_cpu=not torch.cuda.is_available(),
-            seed=self.job.seed,
-            data_seed=self.job.seed,
-            logging_strategy="steps",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            average_tokens_across_devices=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            ddp_find_unused_parameters=False,
-            **precision_and_sharding(self.job, shape),
-        )
-
-    def _trainer(self, model: Any) -> Any:
-        from torch.utils.data import DataLoader
-        from transformers import PrinterCallback, Trainer
-
-        from trainables._callbacks import Watch
-        from trainables.core.loss import causal_loss
-
-        job, rows, order, batch = self.job, Rows(self.rows), self.order, self.batch
-        groups_of = self.groups
-
-        class OurTrainer(Trainer):
-            """Takes the batches as `Order` gives them, so that no rank repeats or drops a row."""
-
-            def create_accelerator_and_postprocess(self) -> None:
-                with fsdp_also_on_cpus(job):
-                    super().create_accelerator_and_postprocess()
-
-            def get_train_dataloader(self) -> Any:
-                return DataLoader(rows, batch_sampler=order, collate_fn=batch)
-
-            def create_optimizer(self, model: Any = None) -> Any:
-                """With the method's own groups of parameters where it has some."""
-                groups = groups_of(model or self.model) if groups_of and self.optimizer is None else None
-                if groups is not None:
-                    kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-                    self.optimizer_cls_and_kwargs = (kind, {**options, "params": groups})
-                return super().create_optimizer(model)
-
-        def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-            if self.task is not None:
-                found = self.task.loss(outputs, labels, num_items_in_batch)
-            else:
-                found = causal_loss(outputs.logits, labels, num_items_in_batch)
-            self.gradients.after_forward(found, labels)
-            return found
-
-        model.config.use_cache = False
-        trainer = OurTrainer(
-            model=model,
-            args=self._training_arguments,
-            train_dataset=rows,
-            processing_class=self.tokenizer,
-            compute_loss_func=loss,
-            callbacks=[Watch(self)],
-        )
-        # Every step is recorded and reported already.
-        trainer.remove_callback(PrinterCallback)
-        return trainer
 
     # -- called by the callback -------------------------------------------------------------------------------------
 
