@@ -63,10 +63,12 @@ class _Marks:
         self.letter = rf"(?<![\w.'\u2019\-])(?P<x>(?i:{either}))(?![\w'\u2019+#]|-\w|[.,]\w)"
         self.several = re.compile(
             rf"^[\s)\].\"']*(?:(?:or|and|nor|vs\.?|maybe|perhaps|possibly|even|also|either|"
-            rf"option|[/&,])[\s(\[\"']*)+(?i:{either})(?![\w'\u2019])(?!\s+{SURE}\b)"
+            rf"option|[/&,])[\s(\[\"']*)+(?P<y>(?i:{either}))(?![\w'\u2019])(?!\s+{SURE}\b)"
         )
         # Also "(A)(B)" and "A. B. C."
-        self.listed = re.compile(rf"^(?:[)\]]\s*[(\[](?i:{either})[)\]]|([.):])\s+(?i:{either})\1)")
+        self.listed = re.compile(
+            rf"^(?:[)\]]\s*[(\[](?P<y>(?i:{either}))[)\]]|(?P<stop>[.):])\s+(?P<z>(?i:{either}))(?P=stop))"
+        )
         self.negated = re.compile(
             rf"\b(?:not|cannot be|can't be|isn't|is not|never|except|neither|nor|rule out|exclude)\s+"
             rf"(?:(?i:the|option|answer|choice|letter)\s+)*[(\[\"']*(?P<x>(?i:{either}))(?![\w'\u2019])"
@@ -91,6 +93,7 @@ class _Marks:
                 rf"(?:(?i:the|option|answer|choice|letter)\s+)*[(\[\"']*{self.letter}"
             ),
         )
+        self.bare = re.compile(r"^(?i:options?|choices?|letters?)\s+[(\[\"']*$")
         self.alone = (
             re.compile(rf"(?<!\w)[(\[\"]{self.letter}[)\]\"]"),
             re.compile(rf"\b(?i:{BEFORE})[\s:,]+(?:(?i:the)\s+)?{self.letter}"),
@@ -118,11 +121,17 @@ class _Marks:
         kept = [match for match in found if self._is_answer(match, text, texts, in_words=True)]
         if not kept:
             return None
+        # "Option C" says of what the answer speaks; where it also says what the answer is, that counts.
+        plain = [match for match in kept if not self.bare.search(text[match.start() : match.start("x")])]
+        if not plain and len({self.places[match["x"].lower()] for match in kept}) > 1:
+            return AMBIGUOUS
+        kept = plain or kept
         last = max(kept, key=lambda match: match.start("x"))
         # "Option A and option B": the last is one of several that are named together.
         for match in found:
             beside = self.several.match(text[match.end("x") :])
-            if beside and match.end("x") + beside.end() >= last.end("x") > match.end("x"):
+            same = self.places[match["x"].lower()] == self.places[last["x"].lower()]
+            if beside and not same and match.end("x") + beside.end() >= last.end("x") > match.end("x"):
                 return AMBIGUOUS
         return self._one(last, text)
 
@@ -138,16 +147,20 @@ class _Marks:
         return None if not found else found.pop() if len(found) == 1 else AMBIGUOUS
 
     def _one(self, match: re.Match[str], text: str) -> int:
-        behind = text[match.end("x") :]
-        if self.several.match(behind) or self.listed.match(behind):
-            return AMBIGUOUS
-        return self.places[match["x"].lower()]
+        own, behind = self.places[match["x"].lower()], text[match.end("x") :]
+        while beside := self.several.match(behind) or self.listed.match(behind):
+            group = "y" if beside["y"] is not None else "z"
+            if self.places[beside[group].lower()] != own:
+                return AMBIGUOUS
+            # The same letter again, as in "B. B.", takes nothing back.
+            behind = behind[beside.end(group) :]
+        return own
 
     def _is_answer(self, match: re.Match[str], text: str, texts: Sequence[str], in_words: bool) -> bool:
         """Whether a letter is one, and not the article "a", the pronoun "I" or the first word of a sentence."""
         behind = text[match.end("x") :]
         letter = match["x"]
-        is_word = not letter.isdigit() and (letter.lower() in ("a", "i") or not letter.isupper())
+        is_word = letter.lower() in ("a", "i")
         if self.wrong.match(behind) or self.denied_before.search(text[: match.end("x")]):
             return False
         before = text[: match.start("x")]
@@ -160,7 +173,7 @@ class _Marks:
             return True
         if not is_word and in_words:
             return True
-        return bool(re.match(rf"\s+{SURE}\b", behind)) and (letter.isupper() or letter.isdigit())
+        return bool(re.match(rf"\s+{SURE}\b", behind)) and (letter.isupper() or not is_word)
 
 
 def _plain(answer: str) -> str:
