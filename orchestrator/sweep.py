@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--plan", action="store_true", help="show what would run and what it would take; run nothing")
     command.add_argument(
-        "--preview", type=int, metavar="N", help="show N rows per trial as they are trained; run nothing"
+        "--preview",
+        type=int,
+        nargs="?",
+        const=2,
+        metavar="N",
+        help="show N rows per trial (2 when empty) as they are trained; run nothing",
     )
     command.add_argument(
         "--output", type=Path, default=Path("outputs"), help="where everything is kept (default: outputs)"
@@ -105,7 +110,7 @@ def read(path: Path) -> str:
 
 def preview(plan: Any, sources: Any, count: int) -> int:
     """Print rows as each trial trains on them; trials that train on the same rows share a block."""
-    from trainables._bos_zero import scaling_block, scaling_line
+    from trainables._bos_zero import scaled_in_epoch, scaling_block, scaling_line
     from trainables._data import format_preview, front
     from trainables._data import preview as preview_rows
     from trainables._fit import prepared_rows, tokenizer_arguments
@@ -121,13 +126,21 @@ def preview(plan: Any, sources: Any, count: int) -> int:
         notes = "".join(f"note: {note}\n" for note in prepared.notes)
         if (block := scaling_block(job)) is not None:
             shapes = sources.contents.shapes(job.model) or {}
-            notes += scaling_line(block, shapes.get("embedding"), *front(prepared, tokenizer)) + "\n"
+            notes += scaling_line(block, shapes.get("embedding"), *front(prepared, tokenizer))
+            notes += f"; {scaled_in_epoch(block, prepared.train.lengths)}\n"
         shown = task.preview(count) if task is not None else preview_rows(prepared, tokenizer, count)
         text = notes + format_preview(shown)
-        blocks.setdefault(f"{prepared.rows}\n{text}", []).append(f"{trial.id} {trial.label}")
+        blocks.setdefault(f"{_counted(prepared.rows)}\n{text}", []).append(f"{trial.id} {trial.label}")
     for text, trials in blocks.items():
         print("\n".join(trials), text, sep="\n", end="\n\n")
     return 0
+
+
+def _counted(rows: Mapping[str, Any]) -> str:
+    """`300 rows read, 270 to train, 30 held out; left out: 3 longer than ...`."""
+    dropped = ", ".join(f"{many:,} {reason}" for reason, many in rows["dropped"].items())
+    text = f"{rows['read']:,} rows read, {rows['train']:,} to train, {rows['heldout']:,} held out"
+    return f"{text}; left out: {dropped}" if dropped else text
 
 
 def execute(arguments: argparse.Namespace, plan: Any, ledger: Any, sources: Any) -> int:

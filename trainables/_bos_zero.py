@@ -1,6 +1,7 @@
 """The block `bos_zero:`: which positions of the embedding output are scaled, how, and when."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -105,6 +106,19 @@ def scaling_line(block: BosZero, embedding: str | None, bos_id: int | None, bos_
     times = {"both": "in training and in use", "train": "in training", "eval": "in use"}[block.when]
     off = ", which is off" if block.factor == 1.0 else ""
     return f"bos_zero: {named} is scaled by {block.factor:g}{off} at {block.where()}, {times}; {front}"
+
+
+def scaled_in_epoch(block: BosZero, lengths: Iterable[int]) -> str:
+    """How often the scaling will run in an epoch over rows of these lengths in tokens, in words."""
+    lengths = list(lengths)
+    if block.factor == 1.0 or block.when == "eval":
+        return "no token of an epoch's training rows is scaled"
+    if block.mode == "random":
+        first, _ = block.range
+        most = sum(min(block.k, max(0, length - first)) for length in lengths)
+        return f"at most {most:,} tokens of an epoch's {len(lengths):,} training rows are scaled"
+    many = sum(position < length for length in lengths for position in block.positions)
+    return f"{many:,} tokens of an epoch's {len(lengths):,} training rows are scaled"
 
 
 def merge_mistake(config: Any, block: BosZero | None) -> tuple[str, Any, str] | None:

@@ -7,7 +7,7 @@ from orchestrator.decide.plan import make_plan
 from orchestrator.errors import SweepFileError
 from orchestrator.registry import installed
 from tests.unit.sweep_stand_ins import Catalogue, read
-from trainables._bos_zero import BosZero, scaling_line
+from trainables._bos_zero import BosZero, scaled_in_epoch, scaling_line
 
 FILE = """
 method: {method}
@@ -141,3 +141,14 @@ def test_the_preview_names_embedding_positions_bos_and_label():
         "BOS <s> (id 1), label -100"
     )
     assert "which is off" in scaling_line(BosZero(factor=1.0), None, None, None)
+
+
+@pytest.mark.parametrize(
+    "block, said",
+    [
+        ({}, "3 tokens of"), ({"positions": [0, 5]}, "4 tokens of"), ({"factor": 1.0}, "no token of"),
+        ({"when": "eval"}, "no token of"), ({"mode": "random", "k": 2, "range": [3, 6]}, "at most 3 tokens of"),
+    ],
+)  # fmt: skip
+def test_a_preview_says_how_often_the_scaling_will_run(block, said):
+    assert scaled_in_epoch(BosZero(**block), [4, 9, 2]).startswith(said)
