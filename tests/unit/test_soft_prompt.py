@@ -12,6 +12,7 @@ from tests.local_reporter import LocalReporter, job
 from tests.unit.tiny_models import IDS, tiny_llama
 from trainables._export import load
 from trainables._fit import fit, prepared_rows, tokenizer_arguments
+from trainables._loop import Loop
 from trainables._model import load_model, place
 from trainables._settings import ModelSettings
 from trainables._soft_prompts import attach, save
@@ -124,12 +125,27 @@ def test_a_prefix_begins_as_its_text(config, tmp_path):
 
 
 @pytest.mark.parametrize("config", KINDS)
-def test_training_moves_the_prefix_alone_and_peft_reads_the_export(config, tmp_path):
+def test_training_moves_the_prefix_alone_and_peft_reads_the_export(config, tmp_path, monkeypatch):
+    trained, before, own_run = [], {}, Loop.run
+
+    def run(loop, model):
+        """Trains as ever, and keeps the model that is trained and a copy of its base."""
+        trained.append(model)
+        before.update({name: tensor.clone() for name, tensor in model.base.state_dict().items()})
+        own_run(loop, model)
+
+    monkeypatch.setattr(Loop, "run", run)
     task_job = soft_job(tmp_path, config)
     task = task_of(task_job)
     model = prompted(task, config)
-    before = {name: tensor.clone() for name, tensor in model.base.state_dict().items()}
     content = fit(task_job, LocalReporter())
+    (after,) = trained
+    read = base().state_dict()
+    assert set(after.base.state_dict()) == set(before) == set(read)
+    for name, tensor in after.base.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"training moved {name}"
+        assert torch.equal(tensor, read[name]), name
+    assert not torch.equal(after.prefix.trained(), after.prefix.initial), "nothing was trained"
     trains = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert content["summary"]["trainable_parameters"] == trains
     assert trains == sum(p.numel() for p in model.prefix.parameters())
@@ -138,8 +154,6 @@ def test_training_moves_the_prefix_alone_and_peft_reads_the_export(config, tmp_p
     description = json.loads((export / "export.json").read_text())
     assert description["kind"] == "soft_prompt"
     subject = load(export)
-    for name, tensor in subject.model.base.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
     peft = PeftModel.from_pretrained(base(), str(export)).eval()
     for row in questions(tmp_path)[::60]:
         text = subject.question(row["question"], row["choices"])
