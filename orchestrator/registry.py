@@ -76,6 +76,12 @@ class Registry:
         module = self.method(method)
         return not hasattr(module, "trains") or bool(module.trains(self._config(method, blocks)))
 
+    def shows_examples(self, method: str, blocks: Mapping[str, Any]) -> bool:
+        """Whether a trial may put questions with their answers before the one that it asks."""
+        if method == NO_METHOD or not hasattr(self.method(method), "shows_examples"):
+            return False
+        return bool(self.method(method).shows_examples(self._config(method, blocks)))
+
     def folders(self, method: str, blocks: Mapping[str, Any]) -> dict[str, str]:
         """Dotted key -> the folder that a method's own block names there, which is known by its content."""
         if method == NO_METHOD or not hasattr(self.method(method), "folders"):

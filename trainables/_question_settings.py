@@ -12,6 +12,9 @@ from trainables.core.template_date import DAY
 
 NEVER = ("test",)
 """Splits that nothing is trained on or chosen by."""
+EXAMPLES = "dev"
+"""Split that the examples of hand-written prompts are drawn from, where the data has it and it does not validate; the
+training split elsewhere."""
 METRICS = ("train/heldout_accuracy", "train/sample_loss", "train/sample_accuracy")
 """What is measured of questions besides `train/heldout_loss`: on those held out for validation, and on a sample of
 those that are trained on."""

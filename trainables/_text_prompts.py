@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from trainables._question_rows import sample
+from trainables._question_settings import EXAMPLES
 from trainables._question_task import QuestionTask, Row
-from trainables._questions import load_questions
+from trainables._questions import load_questions, split_name
 from trainables._record import peak_memory_bytes, write_json
 from trainables._rows import DataError
 from trainables._settings import Job, Reporter
 from trainables.core.prompt_search import Answer, Found, Prompt, Tally, candidates, search
 from trainables.core.questions import Question
 
-EXAMPLES = "dev"
-"""Split that examples are drawn from, where the data has it; the training split elsewhere."""
 MOST_EXAMPLES = 5
 SHOWN = 50
 """Prompts that a record tells of, the best ones."""
@@ -26,14 +25,20 @@ SHOWN = 50
 
 def examples(task: QuestionTask) -> list[tuple[str, tuple[str, ...], int]]:
     """(question, choices, place of the right one) of the examples that a prompt may show, the same for every question
-    and every trial of a file."""
+    and every trial of a file; never those that validate."""
+    if split_name(task.asked.validation_split) == EXAMPLES:
+        return _drawn(task, task.questions["train"])
     try:
         found = load_questions(
             task.job.data.model_copy(update={"max_rows": None}), {EXAMPLES: "data.split"}, task.asked.columns
         )[EXAMPLES]
     except DataError:
         found = task.questions["train"]
-    drawn: Sequence[Question] = sample(found, MOST_EXAMPLES, task.asked.sample_seed)
+    return _drawn(task, found)
+
+
+def _drawn(task: QuestionTask, questions: Sequence[Question]) -> list[tuple[str, tuple[str, ...], int]]:
+    drawn = sample(questions, MOST_EXAMPLES, task.asked.sample_seed)
     return [(question.question, question.choices, question.answer) for question in drawn]
 
 

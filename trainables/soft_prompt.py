@@ -138,6 +138,12 @@ def trains(config: Config) -> bool:
     return config.kind != "text"
 
 
+def shows_examples(config: Config) -> bool:
+    """Whether a hand-written prompt may show questions with their answers; the edits of `mcts` put some in."""
+    is_written = config.kind == "text" or config.init == "best"
+    return is_written and (max(config.shots) > 0 or config.search == "mcts")
+
+
 def choose(job: Job, reporter: Reporter, config: Config) -> dict[str, Any]:
     """Export the best of the hand-written prompts; returns what `train.json` holds."""
     from trainables._text_prompts import choose as chosen

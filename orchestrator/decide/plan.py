@@ -109,7 +109,11 @@ def make_plan(
     look.check_deepspeed([trial.settings for trial in own])
     look.check_evals(sweep.evals, [trial.settings for trial in own])
     wrong, notices = mixed(
-        sweep.evals, sweep.objective.metric, [trial.settings for trial in own], look.is_same_data(sweep.evals)
+        sweep.evals,
+        sweep.objective.metric,
+        [trial.settings for trial in own],
+        look.is_same_data(sweep.evals),
+        lambda settings: registry.shows_examples(settings.method, settings.blocks),
     )
     mistakes += wrong
     bases, base_of = _bases(own, sweep, registry, plan)

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.errors import Mistake
 from orchestrator.registry import NO_METHOD
+from trainables._question_settings import EXAMPLES
 from trainables._questions import EVERY, split_name
 from trainables._settings import DataSettings
 
@@ -28,10 +29,12 @@ def mixed(
     metric: str,
     trials: Sequence[TrialSettings],
     is_same: Callable[[DataSettings, str], bool],
+    shows: Callable[[TrialSettings], bool],
 ) -> tuple[list[Mistake], list[str]]:
     """What is wrong with the splits of a file, and what its report has to say first where the file allows it.
 
-    `metric`: what trials are ranked by; `is_same`: whether a trial is trained on the data of the eval of that name.
+    `metric`: what trials are ranked by; `is_same`: whether a trial is trained on the data of the eval of that name;
+    `shows`: whether a trial may put examples with their answers before a question.
     """
     mistakes: list[Mistake] = []
     notices: list[str] = []
@@ -48,6 +51,7 @@ def mixed(
             mistakes += found
         mistakes += _trained_on(name, config, trials, is_same)
         mistakes += _examples(name, config)
+        mistakes += _shown(name, config, [trial for trial in trials if shows(trial)], is_same)
     return list(dict.fromkeys(mistakes)), notices
 
 
@@ -76,11 +80,16 @@ def _chosen_on(
     for trial in trials:
         if trial.method == NO_METHOD or trial.data is None:
             continue
-        validation = (trial.blocks.get(QUESTIONS) or {}).get("validation_split", VALIDATION)
+        validation = _validation(trial)
         if overlap(validation, splits["score_on"]) and is_same(trial.data, name):
             rule = f"chooses what is exported by the questions that evals.{name}.score_on scores"
             found.append(Mistake("questions.validation_split", validation, rule, fix))
     return found
+
+
+def _validation(trial: TrialSettings) -> str:
+    """Split that a trial's questions validate on."""
+    return str((trial.blocks.get(QUESTIONS) or {}).get("validation_split", VALIDATION))
 
 
 def _trained_on(
@@ -109,3 +118,19 @@ def _examples(name: str, config: Any) -> list[Mistake]:
         for key in ("select_on", "score_on")
         if key in splits and overlap(examples, splits[key])
     ]
+
+
+def _shown(
+    name: str, config: Any, trials: Sequence[TrialSettings], is_same: Callable[[DataSettings, str], bool]
+) -> list[Mistake]:
+    """Where the examples that hand-written prompts show are among the questions that are scored. A trial that validates
+    on their split takes them from the one that it trains on instead."""
+    splits = config.splits()
+    scored = [key for key in ("select_on", "score_on") if key in splits and overlap(EXAMPLES, splits[key])]
+    is_shown = any(
+        trial.data is not None and split_name(_validation(trial)) != EXAMPLES and is_same(trial.data, name)
+        for trial in (trials if scored else ())
+    )
+    rule = f"scores questions of {EXAMPLES}, whose answers a hand-written prompt may show (soft_prompt.shots)"
+    fix = "Score another split; or write soft_prompt.shots: [0], and a search other than mcts."
+    return [Mistake(f"evals.{name}.{key}", splits[key], rule, fix) for key in scored if is_shown]

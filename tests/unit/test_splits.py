@@ -167,6 +167,31 @@ def test_training_and_validation_on_a_split_that_is_scored_are_refused(tmp_path,
     assert said in wrong(tmp_path, *sets, text=PREFIX)[key]
 
 
+def with_dev(tmp_path):
+    """Questions of four splits, in one file."""
+    rows = [{"question": f"{split} {i}?", "choices": list("wxyz"), "answer": i % 4, "split": split}
+            for split in ("train", "dev", "val", "test") for i in range(6)]  # fmt: skip
+    (tmp_path / "four.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"data.path={tmp_path / 'four.jsonl'}", f"evals.mmlu.data={tmp_path / 'four.jsonl'}"
+
+
+@pytest.mark.parametrize("key", ["select_on", "score_on"])
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("soft_prompt.kind=text", "soft_prompt.shots=[0, 2]"),
+        ("soft_prompt.kind=text", "soft_prompt.search=mcts"),
+        ("soft_prompt.init=best", "soft_prompt.shots=[1]"),
+    ],
+)
+def test_examples_that_a_prompt_shows_are_of_no_split_that_is_scored(tmp_path, key, sets):
+    data, scored = with_dev(tmp_path), f"evals.mmlu.{key}=dev"
+    found = wrong(tmp_path, *data, *sets, scored, text=PREFIX)
+    assert "whose answers a hand-written prompt may show" in found[f"evals.mmlu.{key}"]
+    assert plan(tmp_path, *data, scored, "soft_prompt.kind=text", text=PREFIX), "it shows none"
+    assert plan(tmp_path, *data, *sets, text=PREFIX), "another split is scored"
+
+
 def test_questions_in_columns_of_any_name_are_trained_on(tmp_path):
     rows = [{"ctx": "He", "endings": list("wxyz"), "label": i % 4, "split": split} for split in ("train", "val", "test")
             for i in range(4)]  # fmt: skip

@@ -9,7 +9,7 @@ from tests.local_reporter import LocalReporter
 from tests.unit.test_soft_prompt import base, prompted, questions, soft_job, task_of
 from trainables._export import content_hash, load
 from trainables._fit import fit
-from trainables._text_prompts import PromptScorer
+from trainables._text_prompts import PromptScorer, examples
 from trainables.core.prompt_search import Prompt
 from trainables.soft_prompt import Config
 
@@ -58,6 +58,21 @@ def test_a_prompt_scores_alike_in_a_search_and_behind_its_export(tmp_path):
             right += int(subject.model(ids).logits[0, -1, letters].argmax()) == question.answer
     assert text.count("\nAnswer: ") == 2, "two examples"
     assert right / len(asked.questions["heldout"]) == content["metrics"]["train/heldout_accuracy"]
+
+
+def four_splits(folder):
+    """A file of questions that tell their split, with a dev split, as MMLU has."""
+    rows = [{"question": f"{split} {i}?", "choices": list("wxyz"), "answer": i % 4, "split": split}
+            for split in ("train", "dev", "val") for i in range(8)]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "four.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"path": str(folder / "four.jsonl")}
+
+
+@pytest.mark.parametrize(("validation", "shown"), [("val", "dev"), ("dev", "train"), ("Dev", "train")])
+def test_examples_are_of_dev_and_never_of_the_questions_that_validate(validation, shown, tmp_path):
+    task = task_of(soft_job(tmp_path, questions={"validation_split": validation}, data=four_splits(tmp_path)))
+    assert {question.split()[0] for question, _, _ in examples(task)} == {shown}
 
 
 @pytest.mark.parametrize("way", ["random", "halving", "mcts"])
