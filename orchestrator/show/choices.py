@@ -1,7 +1,6 @@
 """The section on multiple-choice questions: what was ranked and what is reported, accuracy and refusals of base and
 best by group, accuracy against temperature, calibration, and answers from which no choice can be told."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,9 @@ from orchestrator.show.findings import Findings
 from orchestrator.show.grid import Column, Table
 from orchestrator.show.metrics import direction_of
 from orchestrator.show.ranking import base_of, entries
+from orchestrator.show.splits import EVAL, Split, ranked_split, reported_split
 from orchestrator.show.svg import BASE, BEST, WIDTH, Figure, finish, style
 
-EVAL = "mmlu"
 MOST_PARTS = 16
 """Groups or subjects that a table lists at most."""
 MOST_SHOWN = 3
@@ -24,9 +23,9 @@ MOST_SHOWN = 3
 
 @dataclass(frozen=True)
 class Reported:
-    """What the best trial scores on the split that chose nothing."""
+    """What the best trial scores on the split that is reported."""
 
-    split: str
+    split: Split
     metric: str
     value: float
     base: float | None
@@ -38,21 +37,15 @@ def reported(results: Results, found: Findings) -> Reported | None:
     where it was what trials were ranked by."""
     row = found.best.row if found.best else None
     record = row.evals.get(EVAL) if row else None
-    if row is None or record is None:
+    split = reported_split(results, record) if record else None
+    if row is None or split is None or split.metric == results.objective.metric:
         return None
-    splits: Mapping[str, Any] = record.tables.get("splits", {})
-    split, ranked = _one_name(splits.get("score_on")), _one_name(splits.get("select_on"))
-    own = results.objective.metric
-    leaf = own.removeprefix(f"{EVAL}/{ranked}_") if ranked and own.startswith(f"{EVAL}/{ranked}_") else "acc"
-    metric = next(
-        (name for item in (leaf, "acc", "lm_eval_acc") if (name := f"{EVAL}/{split}_{item}") in record.metrics), ""
-    )
-    if not metric or metric == own:
-        return None
+    metric = split.metric
     base = base_of(results, row)
     old = base.metric(metric) if base else None
     evidence = compare_rows([base], [row], metric, direction_of(results, metric)) if base and old else None
-    return Reported(split, metric, record.metrics[metric].value, old.value if old else None, evidence)
+    value = row.evals[EVAL].metrics[metric].value
+    return Reported(split, metric, value, old.value if old else None, evidence)
 
 
 def sentences(results: Results, found: Findings) -> list[str]:
@@ -64,7 +57,7 @@ def sentences(results: Results, found: Findings) -> list[str]:
 def sentence(told: Reported) -> str:
     """The score on the reported split, beside the base's."""
     label, value = formats.metric_label(told.metric), formats.score(told.metric, told.value)
-    text = f"On {told.split}, by which nothing was chosen, its {label} is {value}"
+    text = f"{told.split.opening} its {label} is {value}"
     if told.base is None or told.evidence is None:
         return f"{text}."
     evidence = told.evidence
@@ -83,7 +76,7 @@ def section(results: Results, found: Findings) -> Section | None:
     base = base_of(results, best) if not best.is_base else None
     base = base if base is not None and EVAL in base.evals else None
     record = best.evals[EVAL]
-    blocks: list[Block] = [Paragraph(_splits(record)), _trials(results, record)]
+    blocks: list[Block] = [Paragraph(_splits(results, record)), _trials(results, record)]
     for split in record.tables.get("overall", {}):
         blocks.append(_parts(base, best, split))
     chart = _temperatures(base, best)
@@ -95,13 +88,7 @@ def section(results: Results, found: Findings) -> Section | None:
     return Section("choices", "Multiple choice", tuple(blocks))
 
 
-def _one_name(split: Any) -> str:
-    from evals._questions import split_name
-
-    return split_name(split) if isinstance(split, str) else ""
-
-
-def _splits(record: EvalRecord) -> str:
+def _splits(results: Results, record: EvalRecord) -> str:
     splits = record.tables.get("splits", {})
     parts = []
     for split, line in record.tables.get("overall", {}).items():
@@ -110,7 +97,7 @@ def _splits(record: EvalRecord) -> str:
             f"gives {formats.score('x/acc', line['chance'])}, always {line['constant_letter']} "
             f"{formats.score('x/acc', line['constant'])}"
         )
-    ranked = splits.get("select_on")
+    ranked = ranked_split(results, record)
     text = f"Trials are ranked on {ranked} and reported on {splits.get('score_on')}. " if ranked else ""
     shared = splits.get("shared")
     also = f" {formats.count(shared, 'question')} stand in both splits." if shared else ""

@@ -78,7 +78,7 @@ def _facts(results: Results, found: Findings) -> tuple[Fact, ...]:
     if told is not None:
         difference = told.evidence.difference if told.evidence else None
         note = f"{formats.difference(told.metric, difference)} against the base" if difference is not None else ""
-        facts.append(Fact(f"On {told.split}", formats.score(told.metric, told.value), note))
+        facts.append(Fact(f"On {told.split.name}", formats.score(told.metric, told.value), note))
     versus = found.versus_base
     if versus is not None:
         tone = {"better": "good", "worse": "bad"}.get(versus.verdict, "")

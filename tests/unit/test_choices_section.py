@@ -6,6 +6,8 @@ import pytest
 
 from evals.mmlu import Config, run
 from orchestrator.record.records import EvalRecord, MetricRecord, Objective, Results, Row, State
+from orchestrator.show.choices import section, sentences
+from orchestrator.show.findings import find
 from orchestrator.show.formats import metric_label
 from orchestrator.show.page import write_report
 from tests.tiny_subject import tiny_subject
@@ -17,10 +19,10 @@ CSV = "Which?,calm,loud,red,dry,C\nAnd?,one,two,three,four,A\nThen?,a,b,c,d,A\n"
 def results(tmp_path_factory):
     """Base and two trials on two subjects, which random models answer in words that name no choice."""
     root = tmp_path_factory.mktemp("quiz")
-    for split in ("val", "test"):
+    for split, text in (("val", CSV), ("test", CSV.replace("?", " now?"))):
         (root / split).mkdir()
         for name in ("anatomy", "sociology"):
-            (root / split / f"{name}_{split}.csv").write_text(CSV)
+            (root / split / f"{name}_{split}.csv").write_text(text)
     config = Config(temperatures=(0.0, 0.7), max_new_tokens=6, bins=5)
     rows = []
     for seed, name in enumerate(("base", "one", "two")):
@@ -94,3 +96,47 @@ def test_the_trials_table_shows_the_split_that_ranks_alone(results, tmp_path):
 )
 def test_metrics_are_named_in_words(metric, label):
     assert metric_label(metric) == label
+
+
+def told(results, metric="mmlu/val_acc", blocks=None, data="builtin:questions", **splits):
+    """The sentence on the reported split, where the sweep is as said."""
+    rows = []
+    for row in results.rows:
+        record = row.evals["mmlu"]
+        tables = {**record.tables, "splits": {**record.tables["splits"], **splits}}
+        metrics = {**record.metrics, "robustness/mmlu_test_acc_none": record.metrics["mmlu/test_acc"]}
+        record = record.model_copy(update={"tables": tables, "metrics": metrics})
+        settings = {} if row.is_base else {"method": "lora", "data": {"path": data}, "blocks": blocks or {}}
+        rows.append(row.model_copy(update={"evals": {"mmlu": record}, "settings": settings}))
+    objective = Objective(metric=metric, direction="max")
+    made = results.model_copy(update={"rows": rows, "objective": objective})
+    return " ".join(sentences(made, find(made)))
+
+
+def test_a_split_is_said_to_have_chosen_nothing_only_where_that_is_so(results):
+    assert told(results).startswith("On test, by which nothing was chosen, its MMLU accuracy (test) is ")
+    assert told(results, shared=2).startswith("On test, 2 questions of which stand in both splits, its ")
+    assert told(results, allow_selection_on_test=True).startswith("On test, its MMLU accuracy (test) is ")
+    by_macro = told(results, "mmlu/test_macro_acc", allow_selection_on_test=True)
+    assert by_macro == "", "the score that ranked is told already"
+    changed = told(results, "robustness/mmlu_test_acc_none")
+    assert changed.startswith("On test, by which trials were ranked, its MMLU accuracy (test) is ")
+    whole = told(results, blocks={"questions": {"validation_split": "val"}})
+    assert "by which nothing was chosen" in whole
+
+
+def test_a_split_that_validated_a_trial_has_chosen_what_is_exported(results):
+    asked = {"metric": "mmlu/test_acc", "score_on": "val", "select_on": "test"}
+    own = told(results, blocks={"questions": {"validation_split": "validation"}}, **asked)
+    assert own.startswith("On val, by which it was chosen what is exported, its ")
+    assert told(results, blocks={"questions": {}}, **asked) == own, "val is what a trial validates on unless it says"
+    other = told(results, blocks={"questions": {"validation_split": "val"}}, data="other.csv", **asked)
+    assert other.startswith("On val, its "), "a split of that name in other data may be other questions"
+    elsewhere = told(results, blocks={"questions": {"validation_split": "dev"}}, **asked)
+    assert elsewhere.startswith("On val, by which nothing was chosen, its ")
+
+
+def test_the_section_names_the_split_that_the_objective_is_on(results):
+    objective = Objective(metric="mmlu/test_macro_acc", direction="max")
+    made = results.model_copy(update={"objective": objective})
+    assert section(made, find(made)).blocks[0].text.startswith("Trials are ranked on test and reported on test. ")
