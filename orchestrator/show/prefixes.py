@@ -10,7 +10,6 @@ from orchestrator.show.evidence import compare_rows
 from orchestrator.show.findings import Findings
 from orchestrator.show.grid import Column, Table
 from orchestrator.show.metrics import direction_of, heldout_of
-from orchestrator.show.ranking import entries
 from orchestrator.show.svg import BEST, HELDOUT, WIDTH, Figure, finish, style
 
 ACCURACY, SAMPLE = "train/heldout_accuracy", "train/sample_accuracy"
@@ -24,8 +23,8 @@ MOST_ROWS = 24
 
 def section(results: Results, found: Findings) -> Section | None:
     """None where no trial was trained on questions, and none chose among text prompts."""
-    ranked = [entry.row for entry in entries(results)]
-    rows = ranked + [row for row in results.rows if row not in ranked and not row.is_base]
+    first = [entry.row for entry in found.ranking]
+    rows = first + [row for entry in found.ranking for row in entry.rows if row is not entry.row]
     learnt = [row for row in rows if any(ACCURACY in entry.get("metrics", {}) for entry in heldout_of(row))]
     texts = [row for row in rows if row.train.get("prompts")]
     blocks: list[Block] = []

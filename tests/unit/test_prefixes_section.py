@@ -28,16 +28,22 @@ def scored(name, right):
 
 def row(name, kind, right, train):
     settings = {"method": "soft_prompt", "blocks": {"soft_prompt": {"kind": kind}}}
-    return Row(id=name, label=name, state="done", settings=settings, train=train, **scored(name, right))
+    changes = {"x": name}
+    return Row(
+        id=name, label=name, state="done", settings=settings, overrides=changes, train=train, **scored(name, right)
+    )
 
 
-def results():
-    prefix = {
-        "heldout": [entry(0, 0.45, "Answer"), entry(8, 0.95, "right"), entry(16, 0.9, "other")],
+def learnt(best, token):
+    return {
+        "heldout": [entry(0, 0.45, "Answer"), entry(8, best, token), entry(16, best - 0.05, "other")],
         "exported": {"step": 8, "keep": "best"},
         "summary": {"trainable_parameters": 2560},
         "steps": [],
     }
+
+
+def results():
     tried = [
         {"persona": who, "instruction": what, "shots": shots, "accuracy": right, "loss": loss, "questions": asked}
         for who, what, shots, right, loss, asked in (
@@ -46,7 +52,7 @@ def results():
         )
     ]
     text = {"prompts": {"way": "halving", "scored": 50, "prompts": 2, "tried": tried}, "heldout": [], "steps": []}
-    rows = [row("prefix", "soft", 38, prefix), row("written", "text", 24, text)]
+    rows = [row("prefix", "soft", 38, learnt(0.95, "right")), row("written", "text", 24, text)]
     return Results(
         name="s", question="", profile="demo", rows=rows, objective=Objective(metric="mmlu/val_acc", direction="max")
     )
@@ -67,6 +73,21 @@ def test_the_section_tells_the_chosen_point_the_nearest_tokens_and_the_best_text
     assert nearest.rows == (("0", "'Answer' 0.93", "'right' 0.93"),)
     assert prompts.rows[0][:4] == ("an examiner", "Pick one.", "2", "60.0 %")
     assert prompts.marked == frozenset({0})
+
+
+def test_the_best_prefix_and_the_best_text_prompt_are_those_that_rank_first_wherever_the_plan_has_them():
+    found = results()
+    best, written = found.rows
+    worse, plain = row("short", "soft", 20, learnt(0.5, "wrong")), row("plain", "text", 12, written.train)
+    rows = [worse, plain, best, written]
+    made = section(mixed := found.model_copy(update={"rows": rows}), find(mixed))
+    said = next(block.text for block in made.blocks if isinstance(block, Paragraph))
+    assert "60.0 %" in said
+    assert "the best learnt prefix (prefix) 95.0 %" in said
+    went, nearest, first, second = (block for block in made.blocks if isinstance(block, Table))
+    assert [line[0] for line in went.rows] == ["prefix", "short"]
+    assert nearest.rows[0][2] == "'right' 0.93"
+    assert [first.caption.split(":")[0], second.caption.split(":")[0]] == ["written", "plain"]
 
 
 def test_a_sweep_without_questions_has_no_such_section():
