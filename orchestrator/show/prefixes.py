@@ -6,10 +6,12 @@ from typing import Any
 from orchestrator.record.records import Results, Row
 from orchestrator.show import formats
 from orchestrator.show.document import Block, Charts, Paragraph, Section
-from orchestrator.show.evidence import compare_rows
+from orchestrator.show.evidence import compare_rows, with_metric
 from orchestrator.show.findings import Findings
 from orchestrator.show.grid import Column, Table
 from orchestrator.show.metrics import direction_of, heldout_of
+from orchestrator.show.ranking import Entry
+from orchestrator.show.splits import EVAL, Split, reported_split
 from orchestrator.show.svg import BEST, HELDOUT, WIDTH, Figure, finish, style
 
 ACCURACY, SAMPLE = "train/heldout_accuracy", "train/sample_accuracy"
@@ -35,7 +37,7 @@ def section(results: Results, found: Findings) -> Section | None:
         blocks.append(_nearest(nearest))
     for row in texts:
         blocks += _prompts(row)
-    told = _could_a_text(results, rows, found)
+    told = _could_a_text(results, found)
     if told:
         blocks.insert(0, Paragraph(told))
     return Section("prefixes", "Prefixes and text prompts", tuple(blocks)) if blocks else None
@@ -45,24 +47,40 @@ def _is_text(row: Row) -> bool:
     return bool(row.settings.get("blocks", {}).get("soft_prompt", {}).get("kind") == "text")
 
 
-def _could_a_text(results: Results, rows: list[Row], found: Findings) -> str:
-    """Could a plain prompt have done it? The best text prompt and the best learnt prefix, and their difference."""
-    metric = results.objective.metric
-    scored = [row for row in rows if row.metric(metric) and row.settings.get("method") == "soft_prompt"]
-    text = next((row for row in scored if _is_text(row)), None)
-    prefix = next((row for row in scored if not _is_text(row)), None)
+def _could_a_text(results: Results, found: Findings) -> str:
+    """Could a plain prompt have done it? The best text prompt and the best learnt prefix, and their difference.
+
+    Asked on the reported split where both have a score there: the split that ranks has chosen both.
+    """
+    own = results.objective.metric
+    asked = [e for e in found.ranking if e.value is not None and e.row.settings.get("method") == "soft_prompt"]
+    text = next((entry for entry in asked if _is_text(entry.row)), None)
+    prefix = next((entry for entry in asked if not _is_text(entry.row)), None)
     if text is None or prefix is None:
         return ""
-    known = [row.metric(metric) for row in (text, prefix)]
-    values = [formats.score(metric, one.value) for one in known if one is not None]
+    split = _split_of_both(results, text, prefix)
+    metric = split.metric if split else own
+    opening = split.opening if split else "By the score that ranked both,"
+    written, learnt = with_metric(text, metric), with_metric(prefix, metric)
+    known = [[one.value for row in part if (one := row.metric(metric)) is not None] for part in (written, learnt)]
+    values = [formats.score(metric, sum(part) / len(part)) for part in known]
     said = (
-        f"Could a plain prompt have done it? The best text prompt reaches {values[0]} "
+        f"Could a plain prompt have done it? {opening} the best text prompt ({text.label}) reaches {values[0]} "
         f"({formats.metric_label(metric)}), the best learnt prefix ({prefix.label}) {values[1]}"
     )
-    evidence = compare_rows([text], [prefix], metric, direction_of(results, metric))
+    evidence = compare_rows(written, learnt, metric, direction_of(results, metric))
     difference = formats.difference(metric, evidence.difference)
     span = formats.interval(metric, evidence.low, evidence.high)
-    return f"{said}: {difference}{f' (95 % interval {span})' if span != formats.NONE else ''}."
+    interval = f" (95 % interval {span}, n = {formats.number(evidence.n)})" if span != formats.NONE else ""
+    best = f" Each is the best of its kind by {formats.metric_label(own)}." if metric != own else ""
+    return f"{said}: {difference}{interval}.{best}"
+
+
+def _split_of_both(results: Results, text: Entry, prefix: Entry) -> Split | None:
+    """The reported split, where both have a score on it."""
+    record = prefix.row.evals.get(EVAL)
+    split = reported_split(results, record) if record else None
+    return split if split and with_metric(text, split.metric) and with_metric(prefix, split.metric) else None
 
 
 def _exported(row: Row) -> dict[str, Any]:

@@ -15,6 +15,29 @@ def entry(step, accuracy, token=None):
     return {"step": step, "epoch": step / 30, "loss": 1 - accuracy, "metrics": named, **near}
 
 
+def with_test(found, rights, **splits):
+    """The same results with so many of 40 other questions right on the split that is reported."""
+    rows = []
+    for row in found.rows:
+        right, record = rights[row.id], row.evals["mmlu"]
+        samples = [{**sample, "scores": {**sample["scores"], "mmlu/test_acc": {"sum": 0, "count": 0}}}
+                   for sample in row.samples["mmlu"]]  # fmt: skip
+        samples += [
+            {"key": f"t{place}", "paired": True, "scores": {"mmlu/test_acc": {"sum": float(place < right), "count": 1}}}
+            for place in range(40)
+        ]
+        metrics = {**record.metrics, "mmlu/test_acc": MetricRecord(value=right / 40, direction="max", n=40)}
+        tables = {"splits": {"select_on": "val", "score_on": "test", **splits}}
+        record = record.model_copy(update={"metrics": metrics, "tables": tables})
+        rows.append(row.model_copy(update={"evals": {"mmlu": record}, "samples": {"mmlu": samples}}))
+    return found.model_copy(update={"rows": rows})
+
+
+def could_a_text(found):
+    made = section(found, find(found))
+    return next(block.text for block in made.blocks if isinstance(block, Paragraph))
+
+
 def scored(name, right):
     samples = [
         {"key": str(place), "paired": True, "scores": {"mmlu/val_acc": {"sum": float(place < right), "count": 1}}}
@@ -88,6 +111,28 @@ def test_the_best_prefix_and_the_best_text_prompt_are_those_that_rank_first_wher
     assert [line[0] for line in went.rows] == ["prefix", "short"]
     assert nearest.rows[0][2] == "'right' 0.93"
     assert [first.caption.split(":")[0], second.caption.split(":")[0]] == ["written", "plain"]
+
+
+def test_whether_a_plain_prompt_could_have_done_it_is_answered_on_the_reported_split():
+    said = could_a_text(with_test(results(), {"prefix": 30, "written": 26}))
+    assert said.startswith(
+        "Could a plain prompt have done it? On test, by which nothing was chosen, the best text prompt (written) "
+        "reaches 65.0 % (MMLU accuracy (test)), the best learnt prefix (prefix) 75.0 %: +10.0 points (95 % interval "
+    )
+    assert said.endswith(", n = 40). Each is the best of its kind by MMLU accuracy (val).")
+    allowed = could_a_text(with_test(results(), {"prefix": 30, "written": 26}, allow_selection_on_test=True))
+    assert "On test, the best text prompt (written) reaches 65.0 %" in allowed
+
+
+def test_without_a_reported_score_of_both_it_says_that_the_score_chose_both():
+    alone = with_test(results(), {"prefix": 30, "written": 26})
+    plain = results().rows[1]
+    for found in (results(), alone.model_copy(update={"rows": [alone.rows[0], plain]})):
+        said = could_a_text(found)
+        assert (
+            "By the score that ranked both, the best text prompt (written) reaches 60.0 % (MMLU accuracy (val))" in said
+        )
+        assert "Each is the best by" not in said
 
 
 def test_a_sweep_without_questions_has_no_such_section():
