@@ -76,6 +76,16 @@ class Registry:
         module = self.method(method)
         return not hasattr(module, "trains") or bool(module.trains(self._config(method, blocks)))
 
+    def refused(
+        self, method: str, blocks: Mapping[str, Any], train: BaseModel
+    ) -> tuple[str, object, str, str] | None:
+        """(key, value, rule, way out) of a setting of the training that the method cannot do; None where there is
+        none."""
+        if method == NO_METHOD or not hasattr(self.method(method), "refused"):
+            return None
+        found: tuple[str, object, str, str] | None = self.method(method).refused(self._config(method, blocks), train)
+        return found
+
     def shows_examples(self, method: str, blocks: Mapping[str, Any]) -> bool:
         """Whether a trial may put questions with their answers before the one that it asks."""
         if method == NO_METHOD or not hasattr(self.method(method), "shows_examples"):

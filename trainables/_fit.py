@@ -39,6 +39,8 @@ def fit(job: Job, reporter: Reporter) -> dict[str, Any]:
     config: Settings = method.Config(**job.blocks.get(own, {}))
     if mistake := merge_mistake(config, scaling_block(job)):
         raise ValueError(f"{own}.{mistake[0]}: {mistake[2]} (got {mistake[1]!r}). {KEPT}")
+    if hasattr(method, "refused") and (wrong := method.refused(config, job.train)):
+        raise ValueError(f"{wrong[0]}: {wrong[2]} (got {wrong[1]!r}). {wrong[3]}")
     if hasattr(method, "trains") and not method.trains(config):
         return dict(method.choose(job, reporter, config))
     with session(job, reporter.rank, reporter.world_size):

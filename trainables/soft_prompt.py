@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trainables._question_settings import QUESTIONS
-from trainables._settings import EXECUTION, Ignored, Job, Reporter, Settings
+from trainables._settings import EXECUTION, Ignored, Job, Reporter, Settings, TrainSettings
 from trainables.core.footprint import BYTES, Footprint, shape_of
 
 VERSION = 1
@@ -142,6 +142,15 @@ def shows_examples(config: Config) -> bool:
     """Whether a hand-written prompt may show questions with their answers; the edits of `mcts` put some in."""
     is_written = config.kind == "text" or config.init == "best"
     return is_written and (max(config.shots) > 0 or config.search == "mcts")
+
+
+def refused(config: Config, train: TrainSettings) -> tuple[str, object, str, str] | None:
+    """(key, value, rule, way out) of a setting of the training that this cannot do; None where there is none."""
+    if config.kind != "prefix" or not train.gradient_checkpointing:
+        return None
+    rule = "computes layers again without a cache, which is where soft_prompt.kind: prefix lies"
+    fix = "Leave it out, make train.micro_batch smaller, or use soft_prompt.kind: soft."
+    return "train.gradient_checkpointing", True, rule, fix
 
 
 def choose(job: Job, reporter: Reporter, config: Config) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
         mistakes += format_mistakes(parts["model"], parts["data"])
     if not mistakes and method != NO_METHOD:
         mistakes += batch_mistakes(parts["train"], parts["resources"].workers)
+        refused = registry.refused(method, blocks, parts["train"])
+        mistakes += [Mistake(*refused)] if refused else []
         asks = registry.asks_questions(method, blocks)
         mistakes += watching_mistakes(parts["train"], parts.get("data"), blocks, asks)
     if mistakes:

@@ -229,6 +229,18 @@ def test_nothing_is_trained_or_chosen_on_the_test_split(tmp_path):
             task_of(soft_job(tmp_path, **changes))
 
 
+def test_keys_and_values_are_not_trained_with_gradient_checkpointing_and_embeddings_are(tmp_path):
+    train = {"gradient_checkpointing": True, "max_steps": 1}
+    with pytest.raises(ValueError, match=r"^train\.gradient_checkpointing: .*soft_prompt\.kind: prefix lies"):
+        fit(soft_job(tmp_path, {"kind": "prefix"}, train=train), LocalReporter())
+    plain, again = ({"max_steps": 1}, train)
+    found = [
+        fit(soft_job(tmp_path / str(place), train=each), LocalReporter())["heldout"][-1]["loss"]
+        for place, each in enumerate((plain, again))
+    ]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     whole = fit(soft_job(tmp_path / "whole", train={"max_steps": 4, "save_every": 2}), LocalReporter())
     folder = tmp_path / "cut"

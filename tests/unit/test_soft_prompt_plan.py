@@ -54,3 +54,10 @@ def test_a_prefix_may_stop_by_the_accuracy_that_is_measured_of_questions_and_by_
     assert ids(known, "train.learning_rate: 1e-3") == 2
     with pytest.raises(SweepFileError, match="train/heldout_accuracy"):
         plan_of("train.best_metric: train/rouge", "train.learning_rate: 1e-3")
+
+
+def test_keys_and_values_with_gradient_checkpointing_are_refused_before_anything_runs():
+    asked = "train.gradient_checkpointing: true, train.learning_rate: 1e-3"
+    with pytest.raises(SweepFileError, match=r"train\.gradient_checkpointing: .*soft_prompt\.kind: prefix lies"):
+        plan_of(f"soft_prompt.kind: prefix, {asked}", "soft_prompt.kind: prefix")
+    assert plan_of(f"soft_prompt.kind: soft, {asked}", "soft_prompt.kind: prefix")
