@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evals._questions import Columns, Question, split_name
+from evals._questions import Columns, Question, one_split, split_name
 from evals._types import EXECUTION, DataError, Direction, Result, Settings, Subject
 
 VERSION = 1
@@ -74,6 +74,11 @@ class Config(Settings):
         if metric.startswith(f"mmlu/{split_name(self.score_on)}_"):
             return f"is a score on {self.score_on}, which is what is reported"
         return None
+
+    @field_validator("select_on", "score_on", "shots_from")
+    @classmethod
+    def _whole_split(cls, name: str) -> str:
+        return one_split(name)
 
     @field_validator("ways", "temperatures")
     @classmethod

@@ -76,9 +76,7 @@ class Registry:
         module = self.method(method)
         return not hasattr(module, "trains") or bool(module.trains(self._config(method, blocks)))
 
-    def refused(
-        self, method: str, blocks: Mapping[str, Any], train: BaseModel
-    ) -> tuple[str, object, str, str] | None:
+    def refused(self, method: str, blocks: Mapping[str, Any], train: BaseModel) -> tuple[str, object, str, str] | None:
         """(key, value, rule, way out) of a setting of the training that the method cannot do; None where there is
         none."""
         if method == NO_METHOD or not hasattr(self.method(method), "refused"):

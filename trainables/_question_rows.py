@@ -3,14 +3,11 @@
 import random
 from collections.abc import Sequence
 
-from trainables._question_settings import NEVER, Questions
-from trainables._questions import EVERY, load_questions, split_name
+from trainables._question_settings import AUXILIARY, NEVER, Questions
+from trainables._questions import EVERY, load_questions, one_split, split_name
 from trainables._rows import DataError
 from trainables._settings import DataSettings
 from trainables.core.questions import Question
-
-AUXILIARY = "auxiliary_train"
-"""What MMLU calls the questions to train on: taken where `data.split` is left at `train` and there is no such split."""
 
 
 def training_questions(data: DataSettings, asked: Questions) -> list[Question]:
@@ -18,7 +15,10 @@ def training_questions(data: DataSettings, asked: Questions) -> list[Question]:
 
     Raises DataError where there is none, and for a split that is there to be scored or to choose by.
     """
-    split = split_name(data.split)
+    try:
+        split = split_name(one_split(data.split))
+    except ValueError as error:
+        raise DataError(f"data.split: {error}. Use data.max_rows or questions.train_sample for fewer.") from error
     if split in NEVER:
         raise DataError(f"data.split: nothing is trained on {data.split!r}, which is scored. Name another split.")
     if split in (split_name(asked.validation_split), EVERY):

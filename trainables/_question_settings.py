@@ -5,13 +5,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from trainables._questions import EVERY, Columns, split_name
+from trainables._questions import EVERY, Columns, one_split, split_name
 from trainables._settings import EXECUTION, Settings
 from trainables.core.questions import INSTRUCTION, LEAD_IN
 from trainables.core.template_date import DAY
 
 NEVER = ("test",)
 """Splits that nothing is trained on or chosen by."""
+AUXILIARY = "auxiliary_train"
+"""What MMLU calls the questions to train on: taken where `data.split` is left at `train` and there is no such split."""
 EXAMPLES = "dev"
 """Split that the examples of hand-written prompts are drawn from, where the data has it and it does not validate; the
 training split elsewhere."""
@@ -63,6 +65,7 @@ class Questions(Settings):
     @field_validator("validation_split")
     @classmethod
     def _is_not_the_test(cls, name: str) -> str:
+        one_split(name)
         if split_name(name) in (*NEVER, EVERY):
             raise ValueError(
                 f"must not be {name!r}: what is chosen on the questions that are scored looks too good. Use val"

@@ -58,6 +58,14 @@ def split_name(name: str) -> str:
     return SPLITS.get(lower, lower)
 
 
+def one_split(name: str) -> str:
+    """The name, where it is that of one whole split. Raises ValueError for a part of one or several, as a hub's names
+    can be ("test[:50%]", "train+test"): whether two of those share questions cannot be told from their names."""
+    if "[" in name or "+" in name:
+        raise ValueError(f"must be the name of one whole split, not of a part or of several (got {name!r})")
+    return name
+
+
 def read_questions(
     path: Path, splits: Mapping[str, str], columns: Columns | None = None, name: str | None = None
 ) -> dict[str, list[Question]]:

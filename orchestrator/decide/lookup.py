@@ -23,6 +23,9 @@ HELDOUT = "heldout"
 HUB_PARTS = ("name", "split", "revision")
 """Fields of an eval's config that say which part of a hub data set its `data` means (`evals._types.Rows`)."""
 
+WHOLE = {None, "all"}
+"""Names of the configuration of a data set that holds the others, as in cais/mmlu."""
+
 Found = TypeVar("Found")
 
 
@@ -260,7 +263,8 @@ class Lookup:
             rows = eval_rows(evals[name])
             if rows is None:
                 return False
-            if (data.path, data.name) == (rows.path, rows.name):
+            # A data set's configurations may share questions where one of them is the whole.
+            if data.path == rows.path and (data.name == rows.name or not WHOLE.isdisjoint({data.name, rows.name})):
                 return True
             key = data_key(name, evals[name])
             one = self.ask("data.path", partial(self.contents.data, data, kind="questions"))

@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.decide.settings import TrialSettings
 from orchestrator.errors import Mistake
 from orchestrator.registry import NO_METHOD
-from trainables._question_settings import EXAMPLES
-from trainables._questions import EVERY, split_name
+from trainables._question_settings import AUXILIARY, EXAMPLES
+from trainables._questions import EVERY, one_split, split_name
 from trainables._settings import DataSettings
 
 QUESTIONS = "questions"
@@ -57,8 +57,24 @@ def mixed(
 
 def overlap(one: str, other: str) -> bool:
     """Whether two names of splits hold the same questions."""
-    first, second = split_name(one), split_name(other)
-    return first == second or EVERY in (first, second)
+    first, second = _names(one), _names(other)
+    return bool(first & second) or EVERY in first | second
+
+
+def _names(split: str) -> set[str]:
+    """The splits that a name holds questions of; a hub's may be of parts ("test[:50%]") and of several
+    ("train+test")."""
+    return {split_name(part.partition("[")[0]) for part in split.split("+")}
+
+
+def wrong_split(split: str) -> list[Mistake]:
+    """Whether the `data.split` of a trial that is trained on questions is one whole split."""
+    try:
+        one_split(split)
+    except ValueError:
+        rule = "must be the name of one whole split where questions are trained on, not of a part or of several"
+        return [Mistake("data.split", split, rule, "Use data.max_rows or questions.train_sample for fewer.")]
+    return []
 
 
 def _chosen_on(
@@ -92,6 +108,11 @@ def _validation(trial: TrialSettings) -> str:
     return str((trial.blocks.get(QUESTIONS) or {}).get("validation_split", VALIDATION))
 
 
+def _trained(split: str) -> tuple[str, ...]:
+    """The splits that `data.split` may come to."""
+    return (split, AUXILIARY) if split_name(split) == "train" else (split,)
+
+
 def _trained_on(
     name: str, config: Any, trials: Sequence[TrialSettings], is_same: Callable[[DataSettings, str], bool]
 ) -> list[Mistake]:
@@ -100,7 +121,7 @@ def _trained_on(
         if trial.method == NO_METHOD or trial.data is None or not is_same(trial.data, name):
             continue
         for key, split in config.splits().items():
-            if key in ("select_on", "score_on") and overlap(trial.data.split, split):
+            if key in ("select_on", "score_on") and any(overlap(own, split) for own in _trained(trial.data.split)):
                 rule = f"trains on the questions that evals.{name}.{key} scores"
                 fix = "Name another split, such as train or auxiliary_train."
                 found.append(Mistake("data.split", trial.data.split, rule, fix))

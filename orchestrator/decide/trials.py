@@ -11,6 +11,7 @@ from orchestrator.decide.scaling import merge_mistakes, with_bos_rule
 from orchestrator.decide.search import Keys, points
 from orchestrator.decide.settings import Resources, Search, TrialSettings
 from orchestrator.decide.space import Axis, Overrides, Point, canonical
+from orchestrator.decide.splits import wrong_split
 from orchestrator.decide.watching import watching_mistakes
 from orchestrator.errors import Mistake
 from orchestrator.registry import NO_METHOD, Registry
@@ -136,6 +137,7 @@ def settings_of(merged: Mapping[str, Any], seed: int, registry: Registry) -> tup
         refused = registry.refused(method, blocks, parts["train"])
         mistakes += [Mistake(*refused)] if refused else []
         asks = registry.asks_questions(method, blocks)
+        mistakes += wrong_split(parts["data"].split) if asks else []
         mistakes += watching_mistakes(parts["train"], parts.get("data"), blocks, asks)
     if mistakes:
         return None, mistakes

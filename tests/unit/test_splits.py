@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.decide.plan import make_plan
 from orchestrator.decide.spec import load
+from orchestrator.decide.splits import overlap
 from orchestrator.errors import SweepFileError
 from orchestrator.record.contents import Contents
 from orchestrator.record.records import Objective, Results
@@ -165,6 +166,41 @@ def test_three_splits_of_one_file_train_choose_and_report(tmp_path):
 )
 def test_training_and_validation_on_a_split_that_is_scored_are_refused(tmp_path, sets, key, said):
     assert said in wrong(tmp_path, *sets, text=PREFIX)[key]
+
+
+HUB = PREFIX.replace("data: builtin:questions", "data: {path: cais/mmlu, name: all, split: auxiliary_train}").replace(
+    "{ways: [chat]}", "{ways: [chat], data: cais/mmlu}"
+)
+
+
+@pytest.mark.parametrize("name", ["test[:50%]", "train+test", "test[10:20]", "auxiliary_train + validation"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data.split",
+        "questions.validation_split",
+        "evals.mmlu.select_on",
+        "evals.mmlu.score_on",
+        "evals.mmlu.shots_from",
+    ],
+)
+def test_parts_of_splits_and_several_at_once_are_refused(tmp_path, key, name):
+    assert "one whole split" in wrong(tmp_path, f"{key}={name}", text=HUB)[key]
+    assert plan(tmp_path, text=HUB)
+
+
+def test_what_overlaps_is_told_by_the_splits_that_names_hold():
+    assert overlap("test[:50%]", "test")
+    assert overlap("train+validation[:10]", "val")
+    assert not overlap("train[:50%]+dev", "test")
+    assert overlap("train[:50%]", "all")
+
+
+def test_the_training_split_that_stands_in_for_train_is_not_scored_and_a_whole_set_holds_its_configurations(tmp_path):
+    found = wrong(tmp_path, "data.split=train", "evals.mmlu.select_on=auxiliary_train", text=HUB)
+    assert "trains on the questions that evals.mmlu.select_on scores" in found["data.split"]
+    found = wrong(tmp_path, "data.split=val", "data.name=anatomy", text=HUB)
+    assert "trains on the questions that evals.mmlu.select_on scores" in found["data.split"]
 
 
 def with_dev(tmp_path):
