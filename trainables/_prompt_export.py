@@ -29,8 +29,9 @@ class LoadedTextPrompt(Loaded):
         shots: Sequence[tuple[str, Sequence[str], int]] = (),
         lead_in: str | None = None,
     ) -> str:
-        """The question under the prompt, which is its instruction and has its own examples."""
-        return super().question(question, choices, letters, None, shots, lead_in)
+        """The question under the prompt, which is its instruction and has its own examples, or none: those of the
+        caller are left out."""
+        return super().question(question, choices, letters, None, (), lead_in)
 
 
 @dataclass

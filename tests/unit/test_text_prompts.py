@@ -38,6 +38,8 @@ def test_the_best_of_personas_and_instructions_is_exported_and_asked_with(tmp_pa
     text = subject.question(row["question"], row["choices"], instruction="Something else.")
     assert CHECKED in text
     assert "Something else." not in text
+    more = subject.question(row["question"], row["choices"], shots=[("Who else?", row["choices"], 0)])
+    assert more == text, "it was chosen without examples"
     assert CHECKED in subject.prompt([{"role": "user", "content": "Who is there?"}])
     ids = torch.tensor([subject.tokenize(text)])
     with torch.no_grad():
@@ -57,6 +59,8 @@ def test_a_prompt_scores_alike_in_a_search_and_behind_its_export(tmp_path):
         with torch.no_grad():
             right += int(subject.model(ids).logits[0, -1, letters].argmax()) == question.answer
     assert text.count("\nAnswer: ") == 2, "two examples"
+    other = [("Who else?", question.choices, 0)]
+    assert subject.question(question.question, question.choices, shots=other) == text, "they are its own"
     assert right / len(asked.questions["heldout"]) == content["metrics"]["train/heldout_accuracy"]
 
 
