@@ -1,6 +1,7 @@
 """Soft prompts: put before a model, looked at, saved in PEFT's format, and put before a model again."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from trainables._prefix import MATRIX, EncodedRows, KeyValues, Prefix, Rows, key_values
 from trainables._prompted import Prompted
+from trainables.soft_prompt import BEGINNINGS, LENGTH
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -18,19 +20,44 @@ def attach(model: Any, config: Any, task: Any) -> Any:
     frozen, text = task.before_ids() if task is not None else ([], [])
     if config.init == "best" and task is not None:
         text = _best_text(model, config, task)
-    opening, initial = table[frozen], _initial(table, config, task, text)
-    hidden = config.reparametrisation_hidden or table.shape[1]
+    opening, hidden = table[frozen], config.reparametrisation_hidden or table.shape[1]
     prefix: Prefix
+    if config.kind == "prefix":
+        return _before(model, _key_values(model, config, opening, task, text, hidden))
+    initial = _initial(table, config, task, text)
     if config.kind == "p_tuning":
         kind = "mlp" if config.reparametrisation == "auto" else config.reparametrisation
         prefix = EncodedRows(opening, initial, hidden, kind)
-    elif config.kind == "prefix":
-        made, shape = key_values(model, torch.cat([opening, initial]))
-        width = hidden if config.reparametrisation == "mlp" else 0
-        prefix = KeyValues(made[: len(opening)], made[len(opening) :], shape, width, table.shape[1])
     else:
         prefix = Rows(opening, initial, hidden if config.reparametrisation == "mlp" else 0)
+    return _before(model, prefix)
+
+
+def _before(model: Any, prefix: Prefix) -> Any:
     return Prompted(model, prefix.to(model.get_input_embeddings().weight.device))
+
+
+def _key_values(model: Any, config: Any, opening: Any, task: Any, text: list[int], hidden: int) -> KeyValues:
+    """Keys and values of an earlier export of this kind, or those that the model makes of embeddings. The opening's are
+    always the model's own."""
+    table = _table(model)
+    if config.init not in BEGINNINGS and _is_key_values(Path(config.init)):
+        # Without an opening, one row tells the shape.
+        made, shape = key_values(model, opening if len(opening) else table[:1])
+        first, initial = made[: len(opening)], _earlier(Path(config.init), 2 * math.prod(shape), config)
+    else:
+        made, shape = key_values(model, torch.cat([opening, _initial(table, config, task, text)]))
+        first, initial = made[: len(opening)], made[len(opening) :]
+    return KeyValues(first, initial, shape, hidden if config.reparametrisation == "mlp" else 0, table.shape[1])
+
+
+def _is_key_values(folder: Path) -> bool:
+    """Whether a folder holds an export whose rows are keys and values; False where it cannot be read."""
+    try:
+        described = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(described.get("prefix", {}).get("shape"))
 
 
 def _best_text(model: Any, config: Any, task: Any) -> list[int]:
@@ -45,8 +72,6 @@ def _best_text(model: Any, config: Any, task: Any) -> list[int]:
 
 def _initial(table: Any, config: Any, task: Any, text: list[int]) -> Any:
     """Where the rows begin, as embeddings [length, hidden]."""
-    from trainables.soft_prompt import LENGTH
-
     if config.init == "text" and config.init_text is not None and task is not None:
         text = task.above_ids(config.init_text)
     written = config.init in ("text", "best")
@@ -67,7 +92,7 @@ def _earlier(folder: Path, width: int, config: Any) -> Any:
         matrix = read_matrix(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"soft_prompt.init: must be text, vocab, normal or the folder of an export (got {config.init!r}: {error})."
+            f"soft_prompt.init: must be text, best, vocab, normal or the folder of an export (got {config.init!r}: {error})."
         ) from error
     rows = matrix[description.get("prefix", {}).get("frozen", 0) :]
     if rows.shape[1] != width or (config.length is not None and config.length != len(rows)):

@@ -300,6 +300,26 @@ def test_a_prefix_can_begin_elsewhere_and_as_an_earlier_one(init, tmp_path):
         prompted(asked, {"init": str(tmp_path / "nowhere")})
 
 
+def test_keys_and_values_can_begin_as_earlier_ones_and_as_earlier_embeddings(tmp_path):
+    task = soft_job(tmp_path, {"kind": "prefix", "length": 5}, train={"max_steps": 2})
+    content = fit(task, LocalReporter())
+    export, asked = task.folder / "export", task_of(task)
+    exported = content["exported"]["value"]
+    for more in ({}, {"length": 5}, {"reparametrisation": "mlp"}):
+        again = prompted(asked, {"kind": "prefix", "init": str(export), **more})
+        assert again.prefix().sub(load(export).model.prefix()).abs().max() < 1e-5
+        assert asked.measure(again, 0, 1, "cpu")["loss"] == pytest.approx(exported, abs=1e-4)
+    for config in ({"kind": "prefix", "length": 9}, {"kind": "soft"}):
+        with pytest.raises(ValueError, match=r"soft_prompt\.init: .* has 5 rows of width"):
+            prompted(asked, {"init": str(export), **config})
+
+    embeddings = soft_job(tmp_path / "soft", {"length": 5}, train={"max_steps": 2})
+    content = fit(embeddings, LocalReporter())
+    exported = content["exported"]["value"]
+    again = prompted(asked, {"kind": "prefix", "init": str(embeddings.folder / "export")})
+    assert asked.measure(again, 0, 1, "cpu")["loss"] == pytest.approx(exported, abs=1e-4)
+
+
 DATED = (
     "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
