@@ -52,6 +52,26 @@ def test_halving_asks_less_than_all_and_nothing_twice():
     assert {len(tally.answers) for tally in found.tried} >= {4, 8, 16, QUESTIONS}, "samples grow"
 
 
+@pytest.mark.parametrize("count", [2, 3, 8, 16, 17])
+@pytest.mark.parametrize("budget", [1, 64, 65, 70, 90, 130, 200, 500, 5000])
+def test_halving_keeps_to_its_budget_and_scores_the_winner_on_every_question(count, budget):
+    scorer, asked = graded(by_number)
+    found = search(numbered(count), scorer, QUESTIONS, way="halving", budget=budget)
+    assert len(asked) == len(set(asked)) == found.scored <= max(budget, QUESTIONS), "one whole pass at least"
+    assert len(found.tried[0].answers) == QUESTIONS
+    # A budget that all samples fit into changes nothing.
+    assert budget < 5000 or found == search(numbered(count), graded(by_number)[0], QUESTIONS, way="halving")
+
+
+def test_a_budget_of_halving_is_used_for_as_many_prompts_and_questions_as_fit():
+    scorer, _ = graded(by_number)
+    found = search(numbered(8), scorer, QUESTIONS, way="halving", budget=88)
+    assert (len(found.tried), found.scored) == (8, 88), "8 x 2 + 4 x 2 + 2 x 4 + 56"
+    found = search(numbered(8), scorer, QUESTIONS, way="halving", budget=87)
+    assert (len(found.tried), found.scored) == (8, 76), "8 + 4 + 2 x 2 + 60"
+    assert len(search(numbered(8), scorer, QUESTIONS, way="halving", budget=75).tried) < 8
+
+
 def test_random_scores_as_many_prompts_as_its_budget_has_passes_for():
     scorer, asked = graded(by_number)
     found = search(numbered(), scorer, QUESTIONS, way="random", budget=3 * QUESTIONS + 5, seed=1)

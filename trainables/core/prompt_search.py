@@ -117,7 +117,8 @@ def search(
 
     `budget`: answers that it may take, at least one whole pass for the winner; for `all` it is not looked at. `random`:
     as many prompts as the budget has whole passes for. `halving`: all prompts on few questions, the better half on
-    twice as many, and so on (Karnin et al. 2013; Jamieson and Talwalkar 2016, arXiv:1502.07943). `mcts`: a tree of
+    twice as many, and so on (Karnin et al. 2013; Jamieson and Talwalkar 2016, arXiv:1502.07943); some of the prompts
+    where the budget is too small for one question each. `mcts`: a tree of
     edits, walked by UCB1 (Kocsis and Szepesvari 2006). The winner is scored on all questions in every case. Raises
     ValueError without a prompt or a question.
     """
@@ -154,7 +155,12 @@ def _halving(prompts: list[Prompt], scores: _Scores, questions: int, budget: int
     # Round i has n / 2^i prompts; with samples that double, each round asks about as much as any other.
     size = max(1, min(questions, questions // 2**rounds))
     if budget is not None:
-        size = max(1, min(size, budget // (len(prompts) * (rounds + 1))))
+        while size > 1 and _halving_cost(len(prompts), size, questions) > budget:
+            size -= 1
+        count = len(prompts)
+        while count > 1 and _halving_cost(count, size, questions) > budget:
+            count -= 1
+        prompts = prompts if count == len(prompts) else random.Random(f"prompts {seed}").sample(prompts, count)
     while len(prompts) > 1:
         ranked = sorted((scores.ask(prompt, places[:size]) for prompt in prompts), key=lambda t: t.rank, reverse=True)
         prompts = [tally.prompt for tally in ranked[: -(-len(ranked) // 2)]]
@@ -162,6 +168,17 @@ def _halving(prompts: list[Prompt], scores: _Scores, questions: int, budget: int
             break
         size = min(questions, 2 * size)
     return prompts
+
+
+def _halving_cost(count: int, size: int, questions: int) -> int:
+    """Answers that halving `count` prompts takes, from samples of `size` to the whole passes of those that are left."""
+    cost, known = 0, 0
+    while count > 1:
+        cost, known, count = cost + count * (size - known), size, -(-count // 2)
+        if size >= questions:
+            break
+        size = min(questions, 2 * size)
+    return cost + count * (questions - known)
 
 
 @dataclass
