@@ -19,6 +19,8 @@ from trainables.core.prompt_search import Answer, Found, Prompt, Tally, candidat
 from trainables.core.questions import Question
 
 MOST_EXAMPLES = 5
+SPARE = 8
+"""Tokens by which the longest question of one prompt may be longer under another."""
 SHOWN = 50
 """Prompts that a record tells of, the best ones."""
 
@@ -49,6 +51,9 @@ class PromptScorer:
         self.task, self.model, self.device = task, model, device
         self.examples = examples(task)
         self.limit = int(getattr(model.config, "max_position_embeddings", None) or task.job.data.max_length)
+        lengths = [self._length(Prompt(), question) for question in task.questions["heldout"]]
+        self.longest = max(range(len(lengths)), key=lengths.__getitem__)
+        """Place of the longest question."""
 
     def __call__(self, prompt: Prompt, places: Sequence[int]) -> list[Answer]:
         """What came of the questions at these places. Raises ValueError where the prompt leaves no room for one."""
@@ -68,6 +73,15 @@ class PromptScorer:
                 pairs = zip(right.tolist(), losses.tolist(), strict=True)
                 found |= {place: Answer(*pair) for place, pair in zip(chosen, pairs, strict=True)}
         return [found[place] for place in range(len(rows))]
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether every question fits into the model under an edit of a prompt, with room for what tokens at the
+        borders of another text may add."""
+        longest = self.task.questions["heldout"][self.longest]
+        return self._length(prompt, longest) + SPARE <= self.limit
+
+    def _length(self, prompt: Prompt, question: Question) -> int:
+        return len(self.task.row_under(question, prompt.text, self.examples[: prompt.shots]).ids)
 
     def _row(self, prompt: Prompt, question: Question) -> Row:
         row = self.task.row_under(question, prompt.text, self.examples[: prompt.shots])
@@ -90,7 +104,15 @@ def best_prompt(config: Any, task: QuestionTask, model: Any, device: str) -> tup
     scorer = PromptScorer(task, model, device)
     count = len(task.questions["heldout"])
     seed = task.asked.sample_seed
-    found = search(prompts_of(config, task), scorer, count, way=config.search, budget=config.search_budget, seed=seed)
+    found = search(
+        prompts_of(config, task),
+        scorer,
+        count,
+        way=config.search,
+        budget=config.search_budget,
+        seed=seed,
+        fits=scorer.fits,
+    )
     return found, scorer
 
 

@@ -93,6 +93,23 @@ def test_a_tree_of_edits_finds_a_prompt_that_nobody_wrote():
     assert len(asked) == len(set(asked))
 
 
+def test_edits_without_room_for_a_question_are_left_out():
+    scorer, asked = graded(lambda prompt: 0.2 + 0.1 * prompt.shots)
+    found = search([Prompt(instruction="Answer.")], scorer, QUESTIONS, way="mcts", budget=2000)
+    assert found.best.shots == 5
+    scorer, asked = graded(lambda prompt: 0.2 + 0.1 * prompt.shots)
+    found = search(
+        [Prompt(instruction="Answer.")],
+        scorer,
+        QUESTIONS,
+        way="mcts",
+        budget=2000,
+        fits=lambda prompt: prompt.shots < 3,
+    )
+    assert found.best.shots == 2
+    assert max(prompt.shots for prompt, _ in asked) == 2
+
+
 def test_as_many_right_answers_are_told_apart_by_the_loss():
     def scorer(prompt, places):
         return [Answer(right=True, loss=float(prompt.instruction)) for _ in places]

@@ -9,7 +9,7 @@ from tests.local_reporter import LocalReporter
 from tests.unit.test_soft_prompt import base, prompted, questions, soft_job, task_of
 from trainables._export import content_hash, load
 from trainables._fit import fit
-from trainables._text_prompts import PromptScorer, examples
+from trainables._text_prompts import SPARE, PromptScorer, best_prompt, examples
 from trainables.core.prompt_search import Prompt
 from trainables.soft_prompt import Config
 
@@ -86,6 +86,22 @@ def test_a_search_keeps_to_validation_questions_and_is_told(way, tmp_path):
     assert content["prompts"]["way"] == way
     assert content["prompts"]["tried"][0]["questions"] == 48
     assert content["rows"]["train"] == 0
+
+
+def test_examples_too_many_for_the_context_are_no_edit_and_are_refused_where_they_were_asked_for(tmp_path):
+    task, model = task_of(soft_job(tmp_path, questions=MORE)), base()
+    written = PromptScorer(task, model, "cpu")
+    lengths = [[written._length(Prompt("", CHECKED, shots), question) for question in task.questions["heldout"]]
+               for shots in (1, 2)]  # fmt: skip
+    assert max(lengths[0]) + SPARE < max(lengths[1])
+    # There is room for one example and not for two.
+    model.config.max_position_embeddings = max(lengths[0]) + SPARE
+    config = Config(kind="text", instructions=(CHECKED,), search="mcts", search_budget=900)
+    found, scorer = best_prompt(config, task, model, "cpu")
+    assert {tally.prompt.shots for tally in found.tried} == {0, 1}
+    assert not scorer.fits(Prompt("", CHECKED, 2))
+    with pytest.raises(ValueError, match=r"soft_prompt\.shots: a question with 2 examples"):
+        best_prompt(config.model_copy(update={"shots": (2,)}), task, model, "cpu")
 
 
 def test_the_best_prompt_can_be_how_a_prefix_begins(tmp_path):

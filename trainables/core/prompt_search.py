@@ -112,15 +112,16 @@ def search(
     way: Way = "all",
     budget: int | None = None,
     seed: int = 0,
+    fits: Callable[[Prompt], bool] = lambda prompt: True,
 ) -> Found:
     """The best of the prompts, or of what edits make of them (`mcts`), by accuracy on `questions` questions.
 
     `budget`: answers that it may take, at least one whole pass for the winner; for `all` it is not looked at. `random`:
     as many prompts as the budget has whole passes for. `halving`: all prompts on few questions, the better half on
     twice as many, and so on (Karnin et al. 2013; Jamieson and Talwalkar 2016, arXiv:1502.07943); some of the prompts
-    where the budget is too small for one question each. `mcts`: a tree of
-    edits, walked by UCB1 (Kocsis and Szepesvari 2006). The winner is scored on all questions in every case. Raises
-    ValueError without a prompt or a question.
+    where the budget is too small for one question each. `mcts`: a tree of edits, walked by UCB1 (Kocsis and Szepesvari
+    2006); an edit for which `fits` is false, since it leaves no room for a question, is left out. The winner is scored
+    on all questions in every case. Raises ValueError without a prompt or a question.
     """
     if not prompts or questions < 1:
         raise ValueError(f"a search needs prompts and questions (got {len(prompts)} and {questions}).")
@@ -128,7 +129,7 @@ def search(
     if way == "halving":
         finalists = _halving(list(prompts), scores, questions, budget, seed)
     elif way == "mcts":
-        finalists = _tree(list(prompts), scores, questions, budget or 4 * len(prompts) * questions, seed)
+        finalists = _tree(list(prompts), scores, questions, budget or 4 * len(prompts) * questions, seed, fits)
     else:
         chosen = list(prompts)
         if way == "random":
@@ -195,7 +196,14 @@ FINALISTS = 3
 """Prompts of a tree search that are scored on all questions."""
 
 
-def _tree(prompts: list[Prompt], scores: _Scores, questions: int, budget: int, seed: int) -> list[Prompt]:
+def _tree(
+    prompts: list[Prompt],
+    scores: _Scores,
+    questions: int,
+    budget: int,
+    seed: int,
+    fits: Callable[[Prompt], bool],
+) -> list[Prompt]:
     """The prompts that looked best while the budget lasted, which keeps enough for `FINALISTS` whole passes."""
     draw = random.Random(f"mcts {seed}")
     root = _Node(Prompt(), untried=list(prompts)[::-1])
@@ -215,7 +223,7 @@ def _tree(prompts: list[Prompt], scores: _Scores, questions: int, budget: int, s
             node = child
             new = [prompt for prompt in edits(node.prompt, pool, draw) if prompt not in seen]
             seen.update(new)
-            node.untried = new
+            node.untried = [prompt for prompt in new if fits(prompt)]
         known = scores.tallies.get(node.prompt)
         open_places = [place for place in range(questions) if known is None or place not in known.answers]
         asked = draw.sample(open_places, min(batch, len(open_places)))
