@@ -92,7 +92,8 @@ def _earlier(folder: Path, width: int, config: Any) -> Any:
         matrix = read_matrix(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"soft_prompt.init: must be text, best, vocab, normal or the folder of an export (got {config.init!r}: {error})."
+            f"soft_prompt.init: must be text, best, vocab, normal or the folder of an export (got {config.init!r}: "
+            f"{error})."
         ) from error
     rows = matrix[description.get("prefix", {}).get("frozen", 0) :]
     if rows.shape[1] != width or (config.length is not None and config.length != len(rows)):
