@@ -66,10 +66,11 @@ def deliver(
     from trainables._export import DESCRIPTION
 
     description = json.loads((export / DESCRIPTION).read_text(encoding="utf-8"))
-    _check(description, out, merge, dtype, quantize, onnx)
+    # First what cannot be had at all, then what an installation lacks.
     for option, wanted in (("--merge", merge), ("--onnx", onnx), ("--quantize", quantize)):
         if wanted:
             refuse_without_scaling(export, option)
+    _check(description, out, merge, dtype, quantize, onnx)
     fresh = out.with_name(f".{out.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
