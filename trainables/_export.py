@@ -56,8 +56,12 @@ def reference(
     quantization: dict[str, Any] | None = None,
     format: str | None = None,
     bos_token: str = "auto",
+    questions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of export.json for a model that exists already: it is pointed to, not copied."""
+    """The content of export.json for a model that exists already: it is pointed to, not copied.
+
+    `questions`: how it is asked multiple-choice questions, where that is not the default.
+    """
     # Only where it is read with fewer bits, so that other references keep their hash.
     read = {"quantization": quantization} if quantization else {}
     return {
@@ -77,6 +81,7 @@ def reference(
         "trust_remote_code": model.trust_remote_code,
         "max_length": max_length,
         **_format(format),
+        **({"questions": questions} if questions else {}),
     }
 
 
@@ -217,13 +222,13 @@ class Loaded:
         ).text
 
     def _on_its_day(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A prompt that is the same on any day: a template that writes today's date writes a fixed one."""
+        """A prompt that is the same on any day: a template that writes today's date writes that of `questions.date`."""
         from datetime import date
 
         from trainables.core.rendering import prompt_text
         from trainables.core.template_date import DAY, with_date
 
-        fixed = with_date(self.tokenizer.chat_template, date.fromisoformat(DAY))
+        fixed = with_date(self.tokenizer.chat_template, date.fromisoformat(self._asked.get("date", DAY)))
         if fixed == self.tokenizer.chat_template:
             return self.prompt(messages)
         return prompt_text(self.tokenizer, messages, template=fixed)

@@ -13,8 +13,12 @@ QUANTIZATION = "quantization"
 """Block of a base row that is loaded with fewer bits, as the trials are that it stands beside."""
 
 
+QUESTIONS = "questions"
+"""Block of a base row that is asked questions otherwise than by default, as the trials are that it stands beside."""
+ASKED = ("date", "instruction", "letters", "lead_in")
+"""How a question is asked; the instruction holds the block's system text too, which is in the user's turn."""
 LABELLED = 24
-"""Characters of a format string that a label shows."""
+"""Characters of a format string or an instruction that a label shows."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def base_settings(trial: TrialSettings, registry: Registry) -> Base | None:
             own = registry.own_block(trial.method)
             config = validate(module.Config, trial.blocks.get(own, {}), own)[0]
             quantization = module.quantization(config)
-    return _base(trial, quantization)
+    return _base(trial, quantization, registry)
 
 
 def bases_needed(trials: list[TrialSettings], registry: Registry) -> list[Base]:
@@ -52,7 +56,7 @@ def bases_needed(trials: list[TrialSettings], registry: Registry) -> list[Base]:
         base = base_settings(trial, registry)
         if base is None:
             continue
-        plain = _base(trial, None)
+        plain = _base(trial, None, registry)
         found.setdefault(plain.key, plain)
         found.setdefault(base.key, base)
     bases = list(found.values())
@@ -68,20 +72,31 @@ def bases_needed(trials: list[TrialSettings], registry: Registry) -> list[Base]:
 
 
 def _short(value: Any) -> Any:
-    """A format string as it fits into a label."""
+    """A format string or an instruction as it fits into a label."""
     text = value if isinstance(value, str) else ""
-    return repr(f"{text[:LABELLED]}…") if len(text) > LABELLED and "{" in text else value
+    return repr(f"{text[:LABELLED]}…") if len(text) > LABELLED and ("{" in text or " " in text) else value
 
 
-def _base(trial: TrialSettings, quantization: dict[str, Any] | None) -> Base:
+def _base(trial: TrialSettings, quantization: dict[str, Any] | None, registry: Registry) -> Base:
+    asked = _asked(trial) if registry.asks_questions(trial.method, trial.blocks) else {}
     settings = TrialSettings(
         method=NO_METHOD,
         model=trial.model,
         data=trial.data,
-        blocks={QUANTIZATION: quantization} if quantization else {},
+        # Only what is not as it always was, so that other bases keep their ids.
+        blocks={name: block for name, block in ((QUANTIZATION, quantization), (QUESTIONS, asked)) if block},
         resources=trial.resources,
     )
     return Base(canonical(_facts(settings)), settings)
+
+
+def _asked(trial: TrialSettings) -> dict[str, Any]:
+    """How the trial asks its questions, where that is not the default."""
+    from trainables._question_settings import Questions
+
+    blocks = [Questions(**block) for block in ({}, trial.blocks.get(QUESTIONS) or {})]
+    default, own = ({**block.model_dump(mode="json"), "instruction": block.above} for block in blocks)
+    return {key: own[key] for key in ASKED if own[key] != default[key]}
 
 
 def _facts(settings: TrialSettings) -> dict[str, Any]:
@@ -90,7 +105,9 @@ def _facts(settings: TrialSettings) -> dict[str, Any]:
     bos = settings.data.bos if settings.data else "template"
     form = settings.data.format if settings.data else None
     token = settings.data.bos_token if settings.data else "auto"
-    return {**facts, "bos": bos, "bos_token": token, "format": form, QUANTIZATION: settings.blocks.get(QUANTIZATION)}
+    asked = {key: settings.blocks.get(QUESTIONS, {}).get(key) for key in ASKED}
+    read = {QUANTIZATION: settings.blocks.get(QUANTIZATION)}
+    return {**facts, "bos": bos, "bos_token": token, "format": form, **asked, **read}
 
 
 def _shown(settings: TrialSettings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.decide.bases import QUANTIZATION
+from orchestrator.decide.bases import QUANTIZATION, QUESTIONS
 from orchestrator.decide.identity import eval_id, json_schemas
 from orchestrator.decide.lookup import data_key, eval_rows
 from orchestrator.decide.plan import PlannedEval, PlannedTrial
@@ -82,6 +82,7 @@ class Sources:
             adapter=folder,
             format=form,
             quantization=settings.blocks.get(QUANTIZATION),
+            questions=settings.blocks.get(QUESTIONS),
         )
 
     def tasks(self, trial: PlannedTrial, record: TrialRecord) -> list[EvalTask]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from peft import PeftModel
 
 from tests.local_reporter import LocalReporter, job
 from tests.unit.tiny_models import IDS, tiny_llama
-from trainables._export import load
+from trainables._export import DESCRIPTION, load, reference
 from trainables._fit import fit, prepared_rows, tokenizer_arguments
 from trainables._loop import Loop
 from trainables._model import load_model, place
@@ -354,3 +355,20 @@ def test_ids_are_the_same_in_two_processes_on_two_days(tmp_path):
         found.append(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
     assert found[0] == found[1]
     assert "Today Date: 26 Jul 2024" in found[0][2]
+
+
+def test_a_base_is_asked_as_the_trial_beside_it(tmp_path):
+    template = tmp_path / "dated.jinja"
+    template.write_text(DATED)
+    model = MINI.model_copy(update={"chat_template": str(template)})
+    asked = {"date": "2025-01-31", "instruction": "Which one?", "lead_in": "So:"}
+    task = task_of(replace(soft_job(tmp_path, questions={**asked, "system": "You know."}), model=model))
+    asked["instruction"] = task.described()["instruction"]
+    row = task.questions["train"][0]
+    for described, is_alike in ((asked, True), (None, False)):
+        told = reference(model, bos="template", base_hash=None, questions=described)
+        (tmp_path / DESCRIPTION).write_text(json.dumps(told))
+        text = load(tmp_path).question(row.question, row.choices)
+        assert ("Today Date: 31 Jan 2025" in text) == is_alike
+        assert text.startswith(task.before) == is_alike
+        assert text.endswith("So:") == is_alike

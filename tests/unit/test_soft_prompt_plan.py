@@ -33,6 +33,24 @@ def test_another_block_of_questions_makes_another_trial():
     assert ids("questions.loss_over: vocab", "questions.loss_over: choices") == 2
 
 
+def test_a_base_row_is_asked_on_the_day_and_in_the_words_of_the_trials_beside_it():
+    words = "Which one of the letters is right?"
+    plan = plan_of(
+        "train.epochs: 2", f"questions.date: 2025-01-01, questions.instruction: '{words}', questions.system: Hello."
+    )
+    assert [base.label for base in plan.bases] == [
+        "base",
+        "base date=2025-01-01 instruction='Hello.\\n\\nWhich one of the…'",
+    ]
+    assert [base.settings.blocks for base in plan.bases] == [
+        {},
+        {"questions": {"date": "2025-01-01", "instruction": f"Hello.\n\n{words}"}},
+    ]
+    assert [trial.base_id for trial in plan.trials] == [base.id for base in plan.bases]
+    one = plan_of("questions.loss_over: choices", "questions.date: 2024-07-26")
+    assert [base.id for base in one.bases] == [plan.bases[0].id], "what is not how a question is asked makes no other"
+
+
 def test_an_earlier_prefix_is_known_by_its_content():
     folders = {"runs/a": "same", "runs/b": "same", "runs/c": "changed"}
     trials = ("soft_prompt.init: runs/a", "soft_prompt.init: runs/c")

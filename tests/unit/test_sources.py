@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+from orchestrator.decide.plan import make_plan
+from orchestrator.decide.spec import load
 from orchestrator.record import sources
+from orchestrator.record.contents import Contents
+from orchestrator.record.ledger import Ledger
 from orchestrator.record.sources import Sources
 from trainables._settings import DataSettings
 
@@ -118,3 +122,14 @@ def test_the_part_of_a_data_set_stays_out_of_the_id_of_an_eval_whose_rows_are_ha
     assert identity("same", data="a/b", split="test") == identity("same", data="a/b", name="c")
     assert identity("", data="a/b", split="test") != identity("", data="a/b", name="c")
     assert identity("same", data="a/b", stride=8) != identity("same", data="a/b", stride=9)
+
+
+def test_a_base_is_described_with_how_it_is_asked_questions_where_that_is_not_the_default(tmp_path):
+    text = "name: q\nmethod: soft_prompt\nmodel: builtin:mini\ndata: builtin:questions\nevals: {mmlu: {}}\n"
+    described = []
+    for sets in ((), ("questions.date=2025-01-01",)):
+        contents = Contents(tmp_path / "cache")
+        plan = make_plan(load(text, sets=sets), contents)
+        described.append(Sources(contents, Ledger(tmp_path)).reference(plan.bases[0]))
+    assert described[1] == {**described[0], "questions": {"date": "2025-01-01"}}
+    assert "questions" not in described[0], "other references keep their hash"
