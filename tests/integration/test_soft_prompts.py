@@ -1,11 +1,15 @@
 """Soft prompts on the built-in world: what a trained prefix wins, and questions of the real MMLU files."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from evals._paired import compare
 from tests.local_reporter import LocalReporter, fit_in_ranks
-from tests.unit.test_soft_prompt import base, questions, soft_job, task_of
+from tests.unit.test_soft_prompt import DATED, base, questions, soft_job, task_of
 from trainables._export import load
 from trainables._fit import fit, prepared_rows
 from trainables._tokenizer import load_tokenizer
@@ -69,3 +73,32 @@ def test_the_questions_of_the_real_mmlu_files_are_asked_under_a_real_tokenizer(s
     assert len(questions_task.prepared.heldout) == 1531
     assert questions_task.letters == ("A", "B", "C", "D")
     assert all(row.choices == 4 for row in questions_task.prepared.train)
+
+
+ON_A_DAY = """
+import json, sys
+from datetime import datetime
+import transformers.utils.chat_template_utils as module
+class Then(datetime):
+    @classmethod
+    def now(cls, tz=None): return cls(int(sys.argv[1]), 3, 4)
+module.datetime = Then
+from pathlib import Path
+from tests.unit.test_soft_prompt import soft_job, task_of
+from dataclasses import replace
+job = soft_job(Path(sys.argv[2]))
+job = replace(job, model=job.model.model_copy(update={"chat_template": sys.argv[3]}))
+task = task_of(job)
+print(json.dumps([task.before_ids(), [row.ids for row in task.prepared.train], task.before]))
+"""
+
+
+def test_ids_are_the_same_in_two_processes_on_two_days(tmp_path):
+    template = tmp_path / "dated.jinja"
+    template.write_text(DATED)
+    found = []
+    for year in ("2021", "2030"):
+        command = [sys.executable, "-c", ON_A_DAY, year, str(tmp_path), str(template)]
+        found.append(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
+    assert found[0] == found[1]
+    assert "Today Date: 26 Jul 2024" in found[0][2]

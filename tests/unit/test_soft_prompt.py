@@ -1,8 +1,6 @@
 """Soft prompts on the miniature: what is read, what trains, what is exported, and what PEFT makes of it."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -328,33 +326,6 @@ DATED = (
     "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-ON_A_DAY = """
-import json, sys
-from datetime import datetime
-import transformers.utils.chat_template_utils as module
-class Then(datetime):
-    @classmethod
-    def now(cls, tz=None): return cls(int(sys.argv[1]), 3, 4)
-module.datetime = Then
-from pathlib import Path
-from tests.unit.test_soft_prompt import soft_job, task_of
-from dataclasses import replace
-job = soft_job(Path(sys.argv[2]))
-job = replace(job, model=job.model.model_copy(update={"chat_template": sys.argv[3]}))
-task = task_of(job)
-print(json.dumps([task.before_ids(), [row.ids for row in task.prepared.train], task.before]))
-"""
-
-
-def test_ids_are_the_same_in_two_processes_on_two_days(tmp_path):
-    template = tmp_path / "dated.jinja"
-    template.write_text(DATED)
-    found = []
-    for year in ("2021", "2030"):
-        command = [sys.executable, "-c", ON_A_DAY, year, str(tmp_path), str(template)]
-        found.append(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
-    assert found[0] == found[1]
-    assert "Today Date: 26 Jul 2024" in found[0][2]
 
 
 def test_a_base_is_asked_as_the_trial_beside_it(tmp_path):
