@@ -114,7 +114,6 @@ def test_a_soft_prompt_that_is_still_its_text_is_measured_as_its_text(kind, tmp_
 
 
 def test_a_base_read_with_four_bits_is_measured_as_it_is_used(data, tmp_path):
-    pytest.importorskip("bitsandbytes")
     from trainables._model import load_model, place
     from trainables._settings import ModelSettings
 
