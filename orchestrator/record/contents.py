@@ -14,13 +14,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.decide.suggest import nearest, nearest_file
 from orchestrator.errors import MissingDataError, Mistake
 from orchestrator.record import hub
 from orchestrator.record.functions import check_function
 from orchestrator.record.hashes import FileHashes
 from orchestrator.record.layouts import check_template, check_text, look_at_files
 from orchestrator.record.ledger import read_json, write_text
+from orchestrator.record.nearby import holds_rows, looks_local, missing, nearby, unknown
 from orchestrator.record.shapes import adapter_fields, adapter_sizes, shapes, tokenizer_warning
 from trainables._deepspeed import read_config
 from trainables._rows import SUFFIXES, DataError, files_of
@@ -96,7 +96,7 @@ class Contents:
             return content
         template = Path(settings.chat_template).expanduser().absolute()
         if not template.is_file():
-            raise _missing("model.chat_template", settings.chat_template, "no such file", Path.is_file)
+            raise missing("model.chat_template", settings.chat_template, "no such file", Path.is_file)
         check_template(template, "model.chat_template")
         if content.hash is None:
             return content
@@ -122,10 +122,10 @@ class Contents:
             return self._builtin_data(settings, kind, key)
         path = Path(name).expanduser().absolute()
         if not path.exists():
-            if _looks_local(name, (*SUFFIXES, ".csv", ".txt", ".tsv")) or not hub.is_id(name):
-                raise _missing(key, name, "no such file or folder", _holds_rows(name, kind))
+            if looks_local(name, (*SUFFIXES, ".csv", ".txt", ".tsv")) or not hub.is_id(name):
+                raise missing(key, name, "no such file or folder", holds_rows(name, kind))
             part = f":{settings.name or ''}:{settings.split}"
-            return self._from_hub(name, settings, "dataset", _holds_rows(name, kind), part)
+            return self._from_hub(name, settings, "dataset", holds_rows(name, kind), part)
         files = self._data_files(settings, kind, key)
         empty = next((file for file in files if file.stat().st_size == 0), None)
         if empty is not None:
@@ -178,12 +178,12 @@ class Contents:
         if name.startswith(BUILTIN):
             known = name.removeprefix(BUILTIN)
             if known not in sources.SCHEMAS:
-                raise _unknown(key, name, "no such built-in schema", [BUILTIN + known for known in sources.SCHEMAS])
+                raise unknown(key, name, "no such built-in schema", [BUILTIN + known for known in sources.SCHEMAS])
             path = sources.write_schema(known, self.cache / "builtin").absolute()
         else:
             path = Path(name).expanduser().absolute()
             if not path.is_file():
-                raise _missing(key, name, "no such file", Path.is_file)
+                raise missing(key, name, "no such file", Path.is_file)
         try:
             read_schema(path)
         except SchemaError as error:
@@ -198,7 +198,7 @@ class Contents:
         """The content of a DeepSpeed JSON file. Raises MissingDataError where it is not there or is no JSON."""
         path = Path(name).expanduser().absolute()
         if not path.is_file():
-            raise _missing("deepspeed.config", name, "no such file", Path.is_file)
+            raise missing("deepspeed.config", name, "no such file", Path.is_file)
         try:
             return read_config(name)
         except ValueError as error:
@@ -235,7 +235,7 @@ class Contents:
             from trainables.builtin.sources import mini_path
 
             if name not in MODELS:
-                raise _unknown("model.path", name, "no such built-in model", MODELS)
+                raise unknown("model.path", name, "no such built-in model", MODELS)
             name = str(mini_path())
         return self._folder("model.path", name, settings, "config.json", fix)
 
@@ -245,8 +245,8 @@ class Contents:
 
         path = Path(name).expanduser().absolute()
         if not path.exists():
-            if _looks_local(name, ()) or not hub.is_id(name):
-                raise _missing(key, name, "no such folder", holds_it)
+            if looks_local(name, ()) or not hub.is_id(name):
+                raise missing(key, name, "no such folder", holds_it)
             return self._from_hub(name, settings, "model", holds_it)
         if not path.is_dir():
             raise MissingDataError(str(Mistake(key, name, "must be a folder or a hub id, this is a file", fix)))
@@ -276,7 +276,7 @@ class Contents:
         # Asked once: a branch that moves while a sweep is planned and run would give its trials several ids.
         resolved = self._resolved.get(asked) or hub.resolve(*asked)
         if resolved.commit is None:
-            near = _nearby(name, wanted)
+            near = nearby(name, wanted)
             hint = f"; there is a folder or file {near!r}" if near else ""
             return Content(None, None, f"{resolved.unresolved}{hint}", resolved.described)
         self._resolved[asked] = resolved
@@ -293,7 +293,7 @@ class Contents:
         name = settings.path.removeprefix(BUILTIN)
         if name not in sources.NAMES:
             valid = [BUILTIN + known for known in sources.NAMES]
-            raise _unknown(key, settings.path, "no such built-in data", valid)
+            raise unknown(key, settings.path, "no such built-in data", valid)
         content = sources.content(name)
         found = hashlib.sha256(content).hexdigest()
         path = sources.write(name, self.cache / "builtin").absolute()
@@ -343,45 +343,6 @@ def _keep(path: Path, value: dict[str, Any]) -> None:
         write_text(path, json.dumps(value) + "\n")
     except OSError:
         return  # A cache that cannot be written costs time, not the answer.
-
-
-def _looks_local(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in suffixes
-
-
-def _holds_rows(name: str, kind: str) -> Callable[[Path], bool]:
-    """Whether a file or folder may be what the data `name` stands for."""
-    own = Path(name).suffix.lower()
-    suffixes = (*SUFFIXES, own) if kind != "train" and own else SUFFIXES
-
-    def wanted(entry: Path) -> bool:
-        is_folder = not own and entry.is_dir() and not entry.name.startswith(".")
-        return is_folder or (entry.is_file() and entry.suffix.lower() in suffixes)
-
-    return wanted
-
-
-def _missing(key: str, name: str, rule: str, wanted: Callable[[Path], bool]) -> MissingDataError:
-    near = _nearby(name, wanted)
-    fix = f"Did you mean {near}?" if near else f"Check the path; it is seen from {Path.cwd()}."
-    return MissingDataError(str(Mistake(key, name, rule, fix)))
-
-
-def _nearby(name: str, wanted: Callable[[Path], bool]) -> str | None:
-    """The wanted name most like it in the same folder, as it would be written; None where there is none."""
-    path = Path(name).expanduser()
-    try:
-        near = nearest_file(path.name, sorted(entry.name for entry in path.parent.iterdir() if wanted(entry)))
-    except OSError:
-        return None
-    return None if near is None else f"{name[: len(name.rstrip('/')) - len(path.name)]}{near}"
-
-
-def _unknown(key: str, name: str, rule: str, valid: Iterable[str]) -> MissingDataError:
-    names = list(valid)
-    near = nearest(name, names)
-    fix = f"Did you mean {near}? " if near else ""
-    return MissingDataError(str(Mistake(key, name, rule, f"{fix}There is {', '.join(names)}.")))
 
 
 def _counts(file: Path) -> bool:
