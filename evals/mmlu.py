@@ -71,7 +71,10 @@ class Config(Settings):
 
     def spoiled(self, metric: str) -> str | None:
         """Why ranking trials by `metric` would spoil the score that is reported; None where it would not."""
-        if metric.startswith(f"mmlu/{split_name(self.score_on)}_"):
+        asked = {split_name(split) for split in self.splits().values()}
+        of = [name for name in asked if metric.startswith(f"mmlu/{name}_")]
+        # One split's name may begin as another's: `test` and `test_easy`.
+        if of and max(of, key=len) == split_name(self.score_on):
             return f"is a score on {self.score_on}, which is what is reported"
         return None
 

@@ -234,3 +234,11 @@ def test_questions_in_columns_of_any_name_are_trained_on(tmp_path):
     (tmp_path / "swag.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "swag.jsonl"
     assert plan(tmp_path, f"data.path={path}", f"evals.mmlu.data={path}", text=PREFIX).unresolved == ()
+
+
+@pytest.mark.parametrize("metric, is_spoiled", [("mmlu/test_easy_acc", False), ("mmlu/test_acc", True)])
+def test_a_split_whose_name_begins_as_the_reported_ones_may_rank(metric, is_spoiled):
+    from evals.mmlu import Config
+
+    config = Config(select_on="test_easy", score_on="test")
+    assert (config.spoiled(metric) is not None) is is_spoiled
