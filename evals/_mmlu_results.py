@@ -45,7 +45,7 @@ def result(
         columns = _columns(config, asked, found)
         for leaf, column in columns.items():
             name = f"mmlu/{split}_{leaf}"
-            metric = _score(name, column, asked, samples, promised)
+            metric = _score(f"mmlu/{split}", leaf, column, asked, samples, promised)
             if metric is not None:
                 metrics[name] = metric
         for name, part in _tables(config, split, asked, found, columns).items():
@@ -90,7 +90,8 @@ def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mappin
             _, stderr, weights = macro(values, parts)
             if stderr is None:  # a subject of one question has no spread of its own
                 stderr = mean([value * weight for value, weight in zip(values, weights, strict=True)]).stderr_or_none
-            columns[f"{leaf}macro_acc"] = _Column(values, weights, stderr, chance)
+            by_guess = sum(weight / len(question.choices) for weight, question in zip(weights, asked, strict=True))
+            columns[f"{leaf}macro_acc"] = _Column(values, weights, stderr, by_guess / len(asked))
         return values
 
     if "chat" in config.ways:
@@ -116,7 +117,8 @@ def _columns(config: "Config", asked: Sequence[Question], found: Sequence[Mappin
 
 
 def _score(
-    name: str,
+    family: str,
+    leaf: str,
     column: _Column,
     asked: Sequence[Question],
     samples: Mapping[str, dict[str, Any]],
@@ -127,7 +129,7 @@ def _score(
 
     weights = column.weights or [1.0] * len(asked)
     shares = [value * weight for value, weight in zip(column.values, weights, strict=True)]
-    family, _, leaf = name.partition("_")
+    name = f"{family}_{leaf}"
     for question, share in zip(asked, shares, strict=True):
         scores = samples[question.key]["scores"]
         scores[name] = {"sum": share, "count": 1}

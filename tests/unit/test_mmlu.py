@@ -156,6 +156,31 @@ def test_numbers_by_subject_by_group_and_over_all_are_those_of_the_samples(subje
     json.dumps([result.samples, result.tables], allow_nan=False)
 
 
+def test_guessing_weighs_subjects_as_their_mean_does_and_a_splits_name_may_have_an_underscore(subject, tmp_path):
+    rows = [("a", 2), ("b", 4), ("b", 4), ("b", 4)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "question": f"Which is {number}?",
+                    "choices": [str(choice) for choice in range(many)],
+                    "answer": 0,
+                    "subject": name,
+                    "split": "test_easy",
+                }
+            )
+            + "\n"
+            for number, (name, many) in enumerate(rows)
+        )
+    )
+    config = Config(data=str(path), select_on="none", score_on="test_easy", ways=("chat",), temperatures=(), shuffles=0)
+    found = run(subject, config, path, tmp_path)
+    assert found.metrics["mmlu/test_easy_acc"].chance == pytest.approx((0.5 + 3 * 0.25) / 4)
+    assert found.metrics["mmlu/test_easy_macro_acc"].chance == pytest.approx((0.5 + 0.25) / 2)
+    assert {"mmlu/test_easy_a_acc", "mmlu/test_easy_b_acc"} <= {name for one in found.samples for name in one["scores"]}
+
+
 def test_base_and_trial_are_compared_over_all_and_by_group(subject, folder, tmp_path):
     config = Config(data=str(folder), temperatures=(0.0,), max_new_tokens=2, shuffles=0)
     base = run(subject, config, folder, tmp_path)
